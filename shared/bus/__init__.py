@@ -1,0 +1,44 @@
+"""The bus: how facts leave a service, and how billing takes them. Two kinds, chosen by the URL's scheme.
+
+`local:` hands events to the consumer of the same process (`shared.bus.local`); `amqp://` and `amqps://` mean
+RabbitMQ (`shared.bus.rabbit`). Delivery is at least once: a consumer must recognise what it has seen.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from shared.events import Encoded
+
+
+class BusError(Exception):
+    """The bus did not take an event; whether it will be delivered is unknown, so publish it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message as it came: the body is a batch of events (`shared.events.decode`)."""
+
+    body: bytes
+    redelivered: bool = False
+
+
+Handler = Callable[[Sequence[Message]], Awaitable[None]]
+"""Takes messages; returns when they are committed; raises to have the same messages again."""
+
+
+class Bus(Protocol):
+    """What both kinds offer."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether a publish can be expected to succeed now."""
+
+    async def publish(self, event: Encoded) -> None:
+        """Return once the event is durable outside this process. Raises BusError."""
+
+    async def consume(self, shard: int, handler: Handler) -> None:
+        """Hand a shard's messages to `handler`, in order, until cancelled; each until it succeeds."""
+
+    async def close(self) -> None:
+        """Finish what is under way, and disconnect."""

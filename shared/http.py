@@ -1,0 +1,161 @@
+"""What our HTTP services have in common: envelopes for every error, `x-request-id` everywhere, health, a clean end."""
+
+import asyncio
+import contextlib
+import hmac
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import orjson
+import structlog
+import uvloop
+from aiohttp import web
+
+from shared import metrics
+from shared.errors import ApiError, InternalError, InvalidKey, MethodNotAllowed, MissingAuth, NotFound, RequestTooLarge
+from shared.ids import new_id
+
+log = structlog.get_logger()
+
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+Check = Callable[[], Awaitable[None]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+CHECK_TIMEOUT_S = 2.0  # below the usual probe timeout, so that the answer can still name what is slow
+GRACE_S = 60.0  # running streams may finish for this long after SIGTERM
+MAX_HEADER_BYTES = 16 * 1024
+
+
+def json_response(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A JSON answer."""
+    return web.Response(body=orjson.dumps(data), status=status, headers=headers, content_type="application/json")
+
+
+def error_response(error: ApiError, **more: Any) -> web.Response:
+    """An error in its envelope."""
+    return json_response(error.body(**more), error.status, error.headers)
+
+
+def bearer(request: web.Request) -> str:
+    """The token of `Authorization: Bearer <token>`. Raises MissingAuth."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token or " " in token:
+        raise MissingAuth
+    return token
+
+
+def require_bearer(request: web.Request, *accepted: str) -> None:
+    """Let pass only one of the accepted tokens. Raises MissingAuth or InvalidKey."""
+    token = bearer(request).encode()
+    if not any([hmac.compare_digest(token, one.encode()) for one in accepted]):
+        raise InvalidKey
+
+
+def build_app(service: str, checks: Mapping[str, Check], *, max_body_bytes: int = 1024 * 1024) -> web.Application:
+    """An application with `/health`, `/ready` (each check named) and the envelope for whatever goes wrong."""
+    app = web.Application(middlewares=[_envelope(service)], client_max_size=max_body_bytes)
+    app.on_response_prepare.append(_stamp)
+
+    async def health(_: web.Request) -> web.Response:
+        return json_response({"status": "ok"})
+
+    async def ready(_: web.Request) -> web.Response:
+        results = dict(zip(checks, await asyncio.gather(*map(_outcome, checks.values())), strict=True))
+        fine = all(result == "ok" for result in results.values())
+        return json_response({"status": "ok" if fine else "unavailable", "checks": results}, 200 if fine else 503)
+
+    app.router.add_get("/health", health)
+    app.router.add_get("/ready", ready)
+    return app
+
+
+async def _outcome(check: Check) -> str:
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            await check()
+    except Exception as error:  # noqa: BLE001 - any failure of a dependency is the answer here
+        return str(error) or type(error).__name__
+    return "ok"
+
+
+async def _stamp(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["x-request-id"] = request.get(REQUEST_ID) or new_id()
+
+
+def _envelope(service: str) -> Any:
+    @web.middleware
+    async def envelope(request: web.Request, handler: Handler) -> web.StreamResponse:
+        started = time.monotonic()
+        request[REQUEST_ID] = new_id()
+        response = await _answer(request, handler)
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource else "unknown"
+        metrics.REQUESTS.labels(service, route, response.status).inc()
+        metrics.DURATION.labels(service, route).observe(time.monotonic() - started)
+        return response
+
+    return envelope
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return error_response(error)
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return error_response(
+            MethodNotAllowed(f"{request.method} is not allowed on {request.path}: use {allowed}", headers={"Allow": allowed})
+        )
+    except web.HTTPNotFound:
+        return error_response(NotFound(f"no such route: {request.method} {request.path}"))
+    except web.HTTPRequestEntityTooLarge:
+        return error_response(RequestTooLarge())
+    except ConnectionResetError:  # the client left; nobody reads what we answer
+        return web.Response(status=499)
+    except Exception:
+        event_id = new_id()
+        log.exception("request_failed", request_id=request[REQUEST_ID], event_id=event_id, path=request.path)
+        return error_response(InternalError(), event_id=event_id)
+
+
+@contextlib.asynccontextmanager
+async def listening(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
+    """Serve `app` for the length of the block; yields the port (useful where 0 was asked for).
+
+    At the end new connections are refused and running answers may finish, for GRACE_S at most.
+    """
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=GRACE_S)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port, backlog=1024)
+        await site.start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+async def serve(app: web.Application, host: str, port: int, metrics_port: int | None) -> None:
+    """Run a service until SIGTERM or SIGINT."""
+    async with contextlib.AsyncExitStack() as stack:
+        if metrics_port is not None:
+            await stack.enter_async_context(listening(metrics.build_app(), host, metrics_port))
+        bound = await stack.enter_async_context(listening(app, host, port))
+        log.info("listening", host=host, port=bound)
+        await until_told_to_stop()
+        log.info("stopping")
+
+
+async def until_told_to_stop() -> None:
+    """Return at the first SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    await stop.wait()
+
+
+def run(main: Awaitable[None]) -> None:
+    """Run a process's main coroutine on uvloop."""
+    uvloop.run(main)  # type: ignore[arg-type]

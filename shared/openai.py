@@ -1,0 +1,328 @@
+"""The public wire: what a client may send, as the one set of models that edge and workers share.
+
+Source: OpenAI API reference, "Create chat completion" and "Create embeddings"; OpenRouter's extensions of them.
+Top level strict: an unknown member is refused by name. Message objects permissive: whatever an OpenAI SDK dumps
+of its own answers is accepted back. Members that no provider takes are parsed with their types, then dropped.
+"""
+
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, from_json
+
+from shared.errors import InvalidRequest
+
+MAX_BODY_BYTES = 32 * 1024 * 1024  # Anthropic's own limit, the smallest of our providers'
+MAX_STOP_SEQUENCES = 4  # OpenAI's limit
+MAX_EMBEDDING_INPUTS = 2048  # OpenAI's limit
+EMBEDDING_DIMENSIONS = 768  # the default, and the most
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
+class Strict(BaseModel):
+    """An object in which an unknown member is an error."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class Permissive(BaseModel):
+    """An object in which unknown members are kept and mean nothing."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="allow")
+
+
+class CacheControl(Permissive):
+    """A caching breakpoint after the part that carries it."""
+
+    type: Literal["ephemeral"]
+    ttl: Literal["5m", "1h"] | None = None
+
+
+class TextPart(Permissive):
+    """A piece of text."""
+
+    type: Literal["text"]
+    text: str
+    cache_control: CacheControl | None = None
+
+
+class ImageUrl(Permissive):
+    """An https URL, or a data URL with base64 content."""
+
+    url: Annotated[str, Field(pattern=r"^(https://|data:image/)")]
+    detail: str | None = None
+
+
+class ImagePart(Permissive):
+    """A picture."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+    cache_control: CacheControl | None = None
+
+
+class RefusalPart(Permissive):
+    """A refusal that an assistant gave earlier."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
+UserPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+AssistantPart = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
+
+
+class FunctionCall(Permissive):
+    """The function an assistant called, with its arguments as JSON text."""
+
+    name: str
+    arguments: str = "{}"
+
+
+class ToolCall(Permissive):
+    """One call of an assistant's turn. `extra_content` carries a provider's signature back to it."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
+    extra_content: dict[str, Any] | None = None
+
+
+class SystemMessage(Permissive):
+    """Instructions; `developer` is OpenAI's newer name for the same."""
+
+    role: Literal["system", "developer"]
+    content: str | Annotated[list[TextPart], Field(min_length=1)]
+
+
+class UserMessage(Permissive):
+    """What the user says or shows."""
+
+    role: Literal["user"]
+    content: str | Annotated[list[UserPart], Field(min_length=1)]
+
+
+class AssistantMessage(Permissive):
+    """An earlier answer of the model, replayed."""
+
+    role: Literal["assistant"]
+    content: str | list[AssistantPart] | None = None
+    refusal: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    reasoning: str | None = None
+    reasoning_details: list[dict[str, Any]] | None = None
+
+
+class ToolMessage(Permissive):
+    """The result of one tool call."""
+
+    role: Literal["tool"]
+    tool_call_id: str
+    content: str | list[TextPart]
+
+
+Message = Annotated[SystemMessage | UserMessage | AssistantMessage | ToolMessage, Field(discriminator="role")]
+
+
+class FunctionDefinition(Permissive):
+    """A function the model may call; `parameters` is a JSON Schema."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Permissive):
+    """A tool; functions are the only kind."""
+
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class NamedTool(Permissive):
+    """A tool choice that names one function."""
+
+    name: str
+
+
+class ToolChoice(Permissive):
+    """`{"type": "function", "function": {"name"}}` or `{"type": "allowed_tools", "allowed_tools": {mode, tools}}`."""
+
+    type: Literal["function", "allowed_tools"]
+    function: NamedTool | None = None
+    allowed_tools: dict[str, Any] | None = None
+
+
+class JsonSchema(Permissive):
+    """A schema the answer has to follow."""
+
+    name: str
+    json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+    description: str | None = None
+
+
+class ResponseFormat(Permissive):
+    """Text, any JSON object, or JSON of a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _schema_given(self) -> Self:
+        if self.type == "json_schema" and (self.json_schema is None or self.json_schema.json_schema is None):
+            raise ValueError('type "json_schema" needs json_schema.schema')
+        return self
+
+
+class Reasoning(Permissive):
+    """OpenRouter's reasoning object. `max_tokens` wins over `effort`."""
+
+    effort: Effort | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    exclude: bool | None = None
+    enabled: bool | None = None
+
+
+class ChatRequest(Strict):
+    """POST /v1/chat/completions."""
+
+    model: str
+    messages: Annotated[list[Message], Field(min_length=1)]
+    stream: bool | None = None
+    stream_options: dict[str, Any] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    seed: int | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=MAX_STOP_SEQUENCES)] | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    functions: list[dict[str, Any]] | None = None
+    function_call: str | dict[str, Any] | None = None
+    response_format: ResponseFormat | None = None
+    reasoning: Reasoning | None = None
+    reasoning_effort: Effort | None = None
+    include_reasoning: bool | None = None
+    service_tier: Literal["standard", "auto", "default", "flex", "scale", "priority", "fast"] | None = None
+    user: Annotated[str, Field(max_length=512)] | None = None
+    n: int | None = None
+    modalities: list[str] | None = None
+    audio: dict[str, Any] | None = None
+    # Parsed with their types, then dropped: OpenAI's, then OpenRouter's.
+    logit_bias: dict[str, float] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    metadata: dict[str, Any] | None = None
+    moderation: dict[str, Any] | None = None
+    prediction: dict[str, Any] | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
+    safety_identifier: str | None = None
+    store: bool | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+    web_search_options: dict[str, Any] | None = None
+    top_a: Annotated[float, Field(ge=0, le=1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0, le=2)] | None = None
+    cache_control: CacheControl | None = None
+    models: list[str] | None = None
+    route: str | None = None
+    provider: dict[str, Any] | None = None
+    transforms: list[str] | None = None
+    plugins: list[dict[str, Any]] | None = None
+    usage: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _agreeing_aliases(self) -> Self:
+        asked = self.reasoning.effort if self.reasoning else None
+        for one, other, names in (
+            (self.max_tokens, self.max_completion_tokens, "max_tokens and max_completion_tokens"),
+            (self.reasoning_effort, asked, "reasoning_effort and reasoning.effort"),
+        ):
+            if one is not None and other is not None and one != other:
+                raise ValueError(f"{names} differ: give one of them")
+        return self
+
+    @property
+    def output_limit(self) -> int | None:
+        """max_tokens under either of its names."""
+        return self.max_tokens if self.max_tokens is not None else self.max_completion_tokens
+
+    @property
+    def stop_sequences(self) -> list[str]:
+        """`stop` as a list."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+
+TaskType = Literal[
+    "RETRIEVAL_QUERY", "RETRIEVAL_DOCUMENT", "SEMANTIC_SIMILARITY", "CLASSIFICATION", "CLUSTERING",
+    "QUESTION_ANSWERING", "FACT_VERIFICATION", "CODE_RETRIEVAL_QUERY",
+]  # fmt: skip
+NonEmpty = Annotated[str, Field(min_length=1)]
+
+
+class EmbeddingsRequest(Strict):
+    """POST /v1/embeddings. Token arrays are not accepted: their numbers mean nothing to another tokenizer."""
+
+    model: str
+    input: NonEmpty | Annotated[list[NonEmpty], Field(min_length=1, max_length=MAX_EMBEDDING_INPUTS)]
+    dimensions: Annotated[int, Field(ge=1, le=EMBEDDING_DIMENSIONS)] | None = None
+    task_type: TaskType | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    user: Annotated[str, Field(max_length=512)] | None = None
+
+    @property
+    def inputs(self) -> list[str]:
+        """`input` as a list."""
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
+R = TypeVar("R", ChatRequest, EmbeddingsRequest)
+
+
+def parse(kind: type[R], body: bytes) -> R:
+    """The request in a JSON body. Raises InvalidRequest naming the member at fault and its path."""
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _explain(error.errors(include_url=False, include_context=False), body) from None
+
+
+def _explain(problems: list[ErrorDetails], body: bytes) -> InvalidRequest:
+    """The error of the deepest problem: of a union's branches, the one that matched furthest."""
+    if problems[0]["type"] == "json_invalid":
+        return InvalidRequest(f"malformed JSON: {problems[0]['msg'].removeprefix('Invalid JSON: ')}")
+    sent = from_json(body)
+    if not isinstance(sent, dict):
+        return InvalidRequest("the body must be a JSON object")
+    paths = [(_path(problem["loc"], sent), problem) for problem in problems]
+    path, problem = max(paths, key=lambda found: (len(found[0]), not found[1]["type"].endswith("_type")))
+    name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
+    if problem["type"] == "extra_forbidden":
+        return InvalidRequest(f'unknown member "{name}"', param=name)
+    if problem["type"] == "missing":
+        return InvalidRequest(f'missing member "{name}"', param=name)
+    message = problem["msg"].removeprefix("Value error, ")
+    return InvalidRequest(f"{name}: {message}" if name else message, param=name or None)
+
+
+def _path(loc: tuple[int | str, ...], sent: Any) -> list[int | str]:
+    """The part of pydantic's location that stands in the body as sent: union tags and type names are left out."""
+    path: list[int | str] = []
+    for place, step in enumerate(loc):
+        if isinstance(sent, dict) and (step in sent or place == len(loc) - 1):
+            path.append(step)
+            sent = sent.get(step)
+        elif isinstance(sent, list) and isinstance(step, int) and step < len(sent):
+            path.append(step)
+            sent = sent[step]
+    return path

@@ -1,0 +1,174 @@
+"""The spool: where usage waits, on this process's own disk, while the broker is away; and the outbox in front of both.
+
+SQLite in WAL mode with synchronous=FULL: an append returns after its commit is on the disk, and a torn tail is
+SQLite's to repair. Appends that arrive together share one commit. Bounded by bytes; full means 503, never loss.
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import structlog
+
+from shared.bus import Bus, BusError
+from shared.bus.packing import Packer
+from shared.errors import BillingUnavailable
+from shared.events import MAX_BATCH_EVENTS, Encoded
+
+log = structlog.get_logger()
+
+BROKER_WAIT_S = 1.0  # an answer is held back this long for the broker's confirmation, then the spool takes over
+DRAIN_PAUSE_S = 0.5  # between looks at a spool that is empty or cannot be drained
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS event (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, workspace_id TEXT NOT NULL, body BLOB NOT NULL
+) STRICT
+"""
+
+
+class SpoolFull(Exception):
+    """The spool holds as many bytes as it may."""
+
+
+class Spool:
+    """A durable queue of encoded events; all its SQLite work happens on one thread of its own."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._path, self._max_bytes = folder / "spool.db", max_bytes
+        self._thread = ThreadPoolExecutor(1, "spool")
+        self._packer = Packer(self._append, in_flight=1)
+        self._bytes = 0
+
+    async def open(self) -> None:
+        """Open or make the file; what an earlier process left is kept."""
+        await self._run(self._open)
+
+    async def append(self, event: Encoded) -> None:
+        """Return once the event is on the disk. Raises SpoolFull."""
+        if self.full:
+            raise SpoolFull(f"{self._path} holds {self._max_bytes} bytes")
+        await self._packer.put(event.workspace_id.encode() + b"\0" + event.body)
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more is taken."""
+        return self._bytes >= self._max_bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of events waiting."""
+        return self._bytes
+
+    async def oldest(self) -> list[tuple[int, Encoded]]:
+        """The oldest events waiting, with their places."""
+        return await self._run(self._oldest)
+
+    async def remove(self, places: Sequence[int]) -> None:
+        """Forget events that were published."""
+        await self._run(self._remove, places)
+
+    async def close(self) -> None:
+        """Finish the appends under way and close the file."""
+        await self._packer.drain()
+        await self._run(self._database.close)
+        self._thread.shutdown()
+
+    async def _run(self, function, *arguments):  # type: ignore[no-untyped-def]
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    def _open(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._database = sqlite3.connect(self._path, isolation_level=None)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")
+        self._database.execute(_TABLE)
+        (self._bytes,) = self._database.execute("SELECT coalesce(sum(length(body)), 0) FROM event").fetchone()
+
+    async def _append(self, items: Sequence[bytes]) -> None:
+        await self._run(self._write, [item.split(b"\0", 1) for item in items])
+
+    def _write(self, rows: list[list[bytes]]) -> None:
+        with self._transaction():
+            self._database.executemany(
+                "INSERT INTO event (workspace_id, body) VALUES (?, ?)", [(name.decode(), body) for name, body in rows]
+            )
+        self._bytes += sum(len(body) for _, body in rows)
+
+    def _oldest(self) -> list[tuple[int, Encoded]]:
+        rows = self._database.execute(
+            "SELECT id, workspace_id, body FROM event ORDER BY id LIMIT ?", (MAX_BATCH_EVENTS,)
+        ).fetchall()
+        return [(place, Encoded(name, body)) for place, name, body in rows]
+
+    def _remove(self, places: Sequence[int]) -> None:
+        with self._transaction():
+            for place in places:
+                (size,) = self._database.execute("SELECT length(body) FROM event WHERE id = ?", (place,)).fetchone()
+                self._database.execute("DELETE FROM event WHERE id = ?", (place,))
+                self._bytes -= size
+
+    @contextlib.contextmanager
+    def _transaction(self):  # type: ignore[no-untyped-def]
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+
+class Outbox:
+    """Makes an event durable: confirmed by the bus, else in the spool, whichever comes first after a short wait."""
+
+    def __init__(self, bus: Bus, spool: Spool | None) -> None:
+        self._bus, self._spool = bus, spool
+        self._drainer = asyncio.create_task(self._drain(spool)) if spool else None
+
+    def check(self) -> None:
+        """Refuse to start work whose usage could not be made durable. Raises BillingUnavailable."""
+        if not self._bus.connected and (self._spool is None or self._spool.full):
+            raise BillingUnavailable(headers={"Retry-After": "5"})
+
+    async def put(self, event: Encoded) -> None:
+        """Return once the event is durable. Raises BillingUnavailable where neither place takes it."""
+        try:
+            async with asyncio.timeout(BROKER_WAIT_S if self._spool else None):
+                return await self._bus.publish(event)
+        except (TimeoutError, BusError) as error:
+            if self._spool is None:
+                log.error("usage_not_durable", reason=str(error))
+                raise BillingUnavailable(headers={"Retry-After": "5"}) from error
+        try:
+            await self._spool.append(event)
+        except (SpoolFull, sqlite3.Error) as error:
+            log.error("usage_not_durable", reason=str(error))
+            raise BillingUnavailable(headers={"Retry-After": "5"}) from error
+
+    async def close(self) -> None:
+        """Publish what can still be published; the rest stays in the spool for the next start."""
+        if self._drainer is not None:
+            self._drainer.cancel()
+            await asyncio.gather(self._drainer, return_exceptions=True)
+        await self._bus.close()
+        if self._spool is not None:
+            await self._spool.close()
+
+    async def _drain(self, spool: Spool) -> None:
+        """Republish the oldest first, for ever; removal comes after the confirmation, so a crash only duplicates."""
+        while True:
+            waiting = await spool.oldest() if self._bus.connected else []
+            try:
+                await asyncio.gather(*(self._bus.publish(event) for _, event in waiting))
+            except BusError as error:
+                log.warning("spool_not_drained", reason=str(error))
+                waiting = []
+            if waiting:
+                await spool.remove([place for place, _ in waiting])
+                log.info("spool_drained", events=len(waiting), bytes_left=spool.size_bytes)
+            else:
+                await asyncio.sleep(DRAIN_PAUSE_S)
