@@ -4,6 +4,7 @@ import hashlib
 import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -96,7 +97,7 @@ class Catalog:
         self._models: Mapping[str, Model] = {model.id: model for model in models}
         if len(self._models) != len(models):
             ids = sorted(model.id for model in models)
-            twice = sorted({a for a, b in zip(ids, ids[1:], strict=False) if a == b})
+            twice = sorted({one for one, next_ in pairwise(ids) if one == next_})
             raise CatalogError(f"the catalog names {', '.join(twice)} more than once")
 
     def __iter__(self) -> Iterator[Model]:
@@ -124,7 +125,9 @@ def load(path: Path | None = None) -> Catalog:
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise CatalogError(f"{path}: {error}") from None
     except ValidationError as error:
-        problems = "; ".join(f"model {e['loc'][0]}, {'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())
+        problems = "; ".join(
+            f"model {e['loc'][0]}, {'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()
+        )
         raise CatalogError(f"{path}: {problems}") from None
     if not models:
         raise CatalogError(f"{path} lists no model")

@@ -131,9 +131,7 @@ class UsageRecorded(BaseModel):
         """The cost recomputed from the record itself, in pico-dollars."""
         if self.outcome not in BILLED:
             return 0
-        return cost_pico(
-            Tokens(**self.tokens.model_dump()), Rates(**self.rates_pico_usd_per_token.model_dump())
-        )
+        return cost_pico(Tokens(**self.tokens.model_dump()), Rates(**self.rates_pico_usd_per_token.model_dump()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,16 @@ import uvloop
 from aiohttp import web
 
 from shared import metrics
-from shared.errors import ApiError, InternalError, InvalidKey, MethodNotAllowed, MissingAuth, NotFound, RequestTooLarge
+from shared.errors import (
+    ApiError,
+    InternalError,
+    InvalidKey,
+    InvalidRequest,
+    MethodNotAllowed,
+    MissingAuth,
+    NotFound,
+    RequestTooLarge,
+)
 from shared.ids import new_id
 
 log = structlog.get_logger()
@@ -26,6 +35,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 CHECK_TIMEOUT_S = 2.0  # below the usual probe timeout, so that the answer can still name what is slow
 GRACE_S = 60.0  # running streams may finish for this long after SIGTERM
 MAX_HEADER_BYTES = 16 * 1024
+
+
+class ClientLeft(Exception):
+    """The client is gone; there is nobody to answer."""
 
 
 def json_response(data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -49,7 +62,7 @@ def bearer(request: web.Request) -> str:
 def require_bearer(request: web.Request, *accepted: str) -> None:
     """Let pass only one of the accepted tokens. Raises MissingAuth or InvalidKey."""
     token = bearer(request).encode()
-    if not any([hmac.compare_digest(token, one.encode()) for one in accepted]):
+    if not sum(hmac.compare_digest(token, one.encode()) for one in accepted):  # no early exit: constant time
         raise InvalidKey
 
 
@@ -102,23 +115,31 @@ def _envelope(service: str) -> Any:
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
+    except (ClientLeft, ConnectionResetError):  # nobody reads what we answer
+        return web.Response(status=499)
     except ApiError as error:
         return error_response(error)
-    except web.HTTPMethodNotAllowed as error:
-        allowed = ", ".join(sorted(error.allowed_methods))
-        return error_response(
-            MethodNotAllowed(f"{request.method} is not allowed on {request.path}: use {allowed}", headers={"Allow": allowed})
-        )
-    except web.HTTPNotFound:
-        return error_response(NotFound(f"no such route: {request.method} {request.path}"))
-    except web.HTTPRequestEntityTooLarge:
-        return error_response(RequestTooLarge())
-    except ConnectionResetError:  # the client left; nobody reads what we answer
-        return web.Response(status=499)
+    except web.HTTPException as error:
+        return error_response(_api_error(error, request))
     except Exception:
         event_id = new_id()
         log.exception("request_failed", request_id=request[REQUEST_ID], event_id=event_id, path=request.path)
         return error_response(InternalError(), event_id=event_id)
+
+
+def _api_error(error: web.HTTPException, request: web.Request) -> ApiError:
+    """What aiohttp refused by itself, in our words."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        message = f"{request.method} is not allowed on {request.path}: use {allowed}"
+        return MethodNotAllowed(message, headers={"Allow": allowed})
+    if isinstance(error, web.HTTPNotFound):
+        return NotFound(f"no such route: {request.method} {request.path}")
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return RequestTooLarge()
+    refused = InvalidRequest(error.reason)
+    refused.status = error.status
+    return refused
 
 
 @contextlib.asynccontextmanager

@@ -8,7 +8,6 @@ import orjson
 import structlog
 
 
-
 def configure(log_format: Literal["console", "json"] | None, level: str) -> None:
     """Set up structlog for this process. `None` means a console at a terminal, else JSON lines on standard error."""
     as_json = (log_format or ("console" if sys.stderr.isatty() else "json")) == "json"

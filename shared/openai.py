@@ -5,6 +5,7 @@ Top level strict: an unknown member is refused by name. Message objects permissi
 of its own answers is accepted back. Members that no provider takes are parsed with their types, then dropped.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,6 +19,16 @@ MAX_EMBEDDING_INPUTS = 2048  # OpenAI's limit
 EMBEDDING_DIMENSIONS = 768  # the default, and the most
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+EFFORT_PERCENT: dict[Effort, int] = {
+    "none": 0,
+    "minimal": 10,
+    "low": 20,
+    "medium": 50,
+    "high": 80,
+    "xhigh": 95,
+    "max": 95,
+}
+"""The share of max_tokens that an effort stands for, where a model wants a number (OpenRouter's ratios)."""
 
 
 class Strict(BaseModel):
@@ -186,6 +197,15 @@ class Reasoning(Permissive):
     enabled: bool | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """The reasoning a client asked for. `max_tokens`, where given, wins over `effort`; `shown` = text wanted."""
+
+    effort: Effort
+    max_tokens: int | None
+    shown: bool
+
+
 class ChatRequest(Strict):
     """POST /v1/chat/completions."""
 
@@ -251,6 +271,16 @@ class ChatRequest(Strict):
             if one is not None and other is not None and one != other:
                 raise ValueError(f"{names} differ: give one of them")
         return self
+
+    @property
+    def thinking(self) -> Thinking | None:
+        """The reasoning asked for under any of its names, `medium` where no size was given; None: not asked for."""
+        given = self.reasoning or Reasoning()
+        asked = self.reasoning is not None or self.reasoning_effort is not None or self.include_reasoning is True
+        if not asked or given.enabled is False:
+            return None
+        effort = self.reasoning_effort or given.effort or "medium"
+        return Thinking(effort, given.max_tokens, not given.exclude and self.include_reasoning is not False)
 
     @property
     def output_limit(self) -> int | None:

@@ -56,9 +56,9 @@ def load(kind: type[S]) -> S:
     try:
         return kind()
     except ValidationError as error:
-        print("OpenToken cannot start, because of its settings:", file=sys.stderr)
-        for problem in error.errors(include_url=False, include_input=False):
-            print(f"  {_variable(kind, str(problem['loc'][0]))}: {problem['msg']}", file=sys.stderr)
+        problems = error.errors(include_url=False, include_input=False)
+        lines = [f"  {_variable(kind, str(problem['loc'][0]))}: {problem['msg']}\n" for problem in problems]
+        sys.stderr.write("OpenToken cannot start, because of its settings:\n" + "".join(lines))
         sys.exit(2)
 
 

@@ -7,9 +7,10 @@ SQLite's to repair. Appends that arrive together share one commit. Bounded by by
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import structlog
 
@@ -19,6 +20,8 @@ from shared.errors import BillingUnavailable
 from shared.events import MAX_BATCH_EVENTS, Encoded
 
 log = structlog.get_logger()
+P = ParamSpec("P")
+T = TypeVar("T")
 
 BROKER_WAIT_S = 1.0  # an answer is held back this long for the broker's confirmation, then the spool takes over
 DRAIN_PAUSE_S = 0.5  # between looks at a spool that is empty or cannot be drained
@@ -77,7 +80,7 @@ class Spool:
         await self._run(self._database.close)
         self._thread.shutdown()
 
-    async def _run(self, function, *arguments):  # type: ignore[no-untyped-def]
+    async def _run(self, function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     def _open(self) -> None:
@@ -112,7 +115,7 @@ class Spool:
                 self._bytes -= size
 
     @contextlib.contextmanager
-    def _transaction(self):  # type: ignore[no-untyped-def]
+    def _transaction(self) -> Iterator[None]:
         self._database.execute("BEGIN IMMEDIATE")
         try:
             yield

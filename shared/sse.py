@@ -1,4 +1,4 @@
-"""Server-sent events, incrementally, from chunks cut anywhere (WHATWG HTML, section 9.2.6 "Interpreting an event stream").
+"""Server-sent events, incrementally, from chunks cut anywhere (WHATWG HTML 9.2.6, "Interpreting an event stream").
 
 Lines end with LF, CRLF or CR; a CR at the end of a chunk waits for the next one, which may begin with its LF.
 The text is decoded per line, so no UTF-8 sequence is ever cut. An event that the end of the stream leaves open

@@ -9,17 +9,31 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from pydantic_settings import BaseSettings
+from pydantic import SecretStr
 
 from shared.catalog import Model
-from shared.errors import ApiError
+from shared.errors import ApiError, NoSupplier, UpstreamAuthFailed, UpstreamError, UpstreamTimeout
 from shared.money import Tokens
 from shared.openai import ChatRequest, EmbeddingsRequest
+from shared.settings import Environment
 from shared.sse import Event
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 Delta = Mapping[str, Any]
 """The `delta` of an OpenAI chunk: content, reasoning or tool_calls."""
+
+
+class ProviderSettings(Environment):
+    """Where a provider is, and the keys for it, separated by commas; its folder gives the fields their variables."""
+
+    api_key: SecretStr | None = None
+    base_url: str
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys, in the order of trying."""
+        given = self.api_key.get_secret_value().split(",") if self.api_key else []
+        return [key.strip() for key in given if key.strip()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +100,25 @@ class Vectors:
     upstream_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A provider's refusal: what the client is told, and whether the same call may succeed if made again."""
+class Failed(Exception):
+    """A call that brought no answer, as the provider's folder reads it.
 
-    error: ApiError
-    retry: bool = False
+    `error` is what the client is told before the first byte, `words` what it is told inside a stream;
+    `retry` says that the same call may succeed if made again at once.
+    """
+
+    def __init__(self, error: ApiError, words: str | None = None, *, retry: bool = False) -> None:
+        super().__init__(words or error.message)
+        self.error, self.words, self.retry = error, words or error.message, retry
 
 
 class ChatStream(Protocol):
-    """Reads one streamed answer, event by event. Raises ApiError where the provider reports a failure in-band."""
+    """Reads one streamed answer, event by event. Raises Failed where the provider reports a failure in-band."""
 
     finish: Finish | None
     """None until the provider said that it is done; an end before that is a broken stream."""
     upstream_id: str | None
+    """The provider's own id of the request, as far as it told."""
 
     def feed(self, event: Event) -> list[Delta]:
         """The deltas that this event adds."""
@@ -125,18 +144,34 @@ class Provider:
     """One provider: pure callables, assembled in its folder's `__init__`."""
 
     name: str
-    settings: type[BaseSettings]
-    suppliers: Callable[[Any], list[Supplier]]
+    settings: type[ProviderSettings]
+    suppliers: Callable[[ProviderSettings], list[Supplier]]
     """The ways to it, in the order of trying, from its settings."""
     plan: Callable[[ChatRequest, Model, Supplier], Plan]
     """Yields the calls to make first, returns the one that answers. Raises ApiError for what it cannot translate."""
-    answer: Callable[[UpstreamReply], Answer]
-    """Reads a whole answer; raises ApiError where it holds none."""
-    stream: Callable[[], ChatStream]
-    failure: Callable[[UpstreamReply], Failure]
+    answer: Callable[[ChatRequest, UpstreamReply], Answer]
+    """Reads a whole answer; raises Failed where it holds none."""
+    stream: Callable[[ChatRequest, Mapping[str, str]], ChatStream]
+    """Begins to read a streamed answer, whose headers are given."""
+    failure: Callable[[UpstreamReply], Failed]
     """Reads a reply whose status is not 2xx."""
-    request_id_header: str | None
-    """The header with the provider's id of the request, where it has one."""
     on_disconnect: Literal["cut", "drain"]
-    """What stops the provider's own meter when our client leaves: cutting the call, or nothing (read on for the counts)."""
+    """When our client leaves: cut the call, where that stops the provider's meter; else read on for the counts."""
     embeddings: Embeddings | None = None
+
+
+def failed(status: int, words: str | None, headers: Mapping[str, str] | None = None) -> Failed:
+    """What an upstream status means, where the provider's folder knows nothing more special about it.
+
+    Refusals keep their status and words; our own credentials, a model we name wrongly and an unpaid bill are never
+    shown as the client's fault; what the provider may recover from is retried.
+    """
+    if status in {401, 403}:
+        return Failed(UpstreamAuthFailed(), words)
+    if status in {402, 404}:
+        return Failed(NoSupplier(), words)
+    if 400 <= status < 500:
+        return Failed(UpstreamError.refused(status, words or f"the provider answered {status}", headers))
+    if status == 504:
+        return Failed(UpstreamTimeout(), words)
+    return Failed(NoSupplier(), words, retry=True)

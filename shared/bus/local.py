@@ -4,6 +4,7 @@ So the local stack needs neither a broker nor a spool to keep the promise that u
 """
 
 import asyncio
+from collections.abc import Sequence
 
 from shared.bus import BusError, Handler, Message
 from shared.bus.packing import Packer
@@ -41,7 +42,7 @@ class LocalBus:
         """Wait for what is being committed."""
         await self._packer.drain()
 
-    async def _commit(self, events: "list[bytes]") -> None:
+    async def _commit(self, events: Sequence[bytes]) -> None:
         if self._handler is None:
             raise BusError("nothing consumes the local bus")
         try:

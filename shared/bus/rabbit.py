@@ -15,6 +15,7 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelPreconditionFailed
 from pamqp.commands import Basic
+from pamqp.common import FieldValue
 
 from shared.bus import BusError, Handler, Message
 from shared.bus.packing import Packer
@@ -32,7 +33,7 @@ RECONNECT_S = (0.1, 5.0)  # the first and the longest pause between attempts
 RETRY_S = (0.1, 5.0)  # likewise between attempts at a batch that the handler refused
 DELIVERY_LIMIT = 20  # lost channels count too: a low limit would park innocent messages after a few crashes
 
-QUEUE_ARGUMENTS = {
+QUEUE_ARGUMENTS: dict[str, FieldValue] = {
     "x-queue-type": "quorum",
     "x-single-active-consumer": True,
     "x-delivery-limit": DELIVERY_LIMIT,

@@ -1,0 +1,1 @@
+"""The edge: what clients talk to. It authenticates, admits and relays; it never parses an answer."""

@@ -1,0 +1,75 @@
+"""The edge's composition root."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
+
+from aiohttp import web
+
+from services.edge.accounts import Accounts
+from services.edge.billing import Billing
+from services.edge.handlers import Edge
+from services.edge.workers import Workers, build_session
+from shared import http
+from shared.bus import Bus
+from shared.catalog import Catalog
+from shared.openai import MAX_BODY_BYTES
+from shared.spool import Outbox, Spool
+
+EDGE: web.AppKey[Edge] = web.AppKey("edge", Edge)
+Route = Callable[[Edge, web.Request], Awaitable[web.StreamResponse]]
+
+ROUTES: tuple[tuple[str, str, Route], ...] = (
+    ("POST", "/v1/chat/completions", Edge.chat),
+    ("POST", "/v1/embeddings", Edge.embeddings),
+    ("GET", "/v1/models", Edge.models),
+    ("GET", "/v1/models/{provider}/{model}", Edge.model),
+    ("GET", "/v1/generations/{id}", Edge.generation),
+    ("GET", "/v1/credits", Edge.credits),
+    ("GET", "/v1/key", Edge.key),
+)
+
+
+def build_app(
+    catalog: Catalog,
+    internal_token: str,
+    worker_urls: Mapping[str, str],
+    billing_url: str,
+    bus: Callable[[], Bus],
+    spool: Spool | None = None,
+) -> web.Application:
+    """The public API. `worker_urls` go by provider; `bus` is called once the loop runs; the app closes what it opens."""
+
+    async def billing() -> None:
+        await app[EDGE].billing.ready()
+
+    async def usage() -> None:
+        app[EDGE].outbox.check()
+
+    async def worker(provider: str) -> None:
+        await app[EDGE].workers.ready(provider)
+
+    workers = {f"worker-{name}": partial(worker, name) for name in catalog.providers}
+    app = http.build_app("edge", {"billing": billing, "usage": usage, **workers}, max_body_bytes=MAX_BODY_BYTES)
+
+    async def resources(app: web.Application) -> AsyncIterator[None]:
+        if spool is not None:
+            await spool.open()
+        outbox = Outbox(bus(), spool)
+        async with build_session() as session:
+            to_billing = Billing(session, billing_url, internal_token)
+            to_workers = Workers(session, worker_urls)
+            app[EDGE] = Edge(catalog, Accounts(to_billing), to_billing, to_workers, outbox, internal_token)
+            yield
+        await outbox.close()
+
+    app.cleanup_ctx.append(resources)
+    for method, path, route in ROUTES:
+        app.router.add_route(method, path, _handler(route))
+    return app
+
+
+def _handler(route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await route(request.app[EDGE], request)
+
+    return handler

@@ -1,0 +1,58 @@
+"""What the edge asks of the billing service."""
+
+from typing import Any, Final
+
+import aiohttp
+import orjson
+
+from shared.errors import BillingUnavailable, NotFound
+
+TIMEOUT_S = 5.0  # an answer takes milliseconds; a client should not wait longer than this to learn that it fails
+RETRY_AFTER: Final = {"Retry-After": "5"}
+
+
+class Billing:
+    """The billing service's internal API."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, token: str) -> None:
+        self._session, self._url = session, url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+
+    async def standing(self, digest: str) -> dict[str, Any] | None:
+        """The standing of the key with this SHA-256 digest; None where no key has it. Raises BillingUnavailable."""
+        return await self._call("POST", "/internal/standing", {"digest": digest})
+
+    async def balance(self, workspace_id: str) -> dict[str, Any]:
+        """The balance of a workspace. Raises BillingUnavailable, NotFound."""
+        return _found(await self._call("GET", f"/v1/workspaces/{workspace_id}/balance"), "no such workspace")
+
+    async def generation(self, request_id: str, workspace_id: str) -> dict[str, Any]:
+        """The settled record of one of this workspace's requests. Raises BillingUnavailable, NotFound."""
+        path = f"/v1/generations/{request_id}?workspace_id={workspace_id}"
+        return _found(await self._call("GET", path), "no settled request of yours has this id")
+
+    async def ready(self) -> None:
+        """Raise where billing does not answer."""
+        await self._call("GET", "/health")
+
+    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
+        data = None if body is None else orjson.dumps(body)
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+        try:
+            async with self._session.request(
+                method, self._url + path, data=data, headers=self._headers, timeout=timeout
+            ) as response:
+                if response.status == 404:
+                    return None
+                if response.status != 200:
+                    raise BillingUnavailable(f"billing answered {response.status}", headers=RETRY_AFTER)
+                answer: dict[str, Any] = orjson.loads(await response.read())
+                return answer
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise BillingUnavailable("billing cannot be reached; try again", headers=RETRY_AFTER) from error
+
+
+def _found(answer: dict[str, Any] | None, otherwise: str) -> dict[str, Any]:
+    if answer is None:
+        raise NotFound(otherwise)
+    return answer

@@ -1,0 +1,146 @@
+"""The routes of the public API."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import monotonic
+
+import structlog
+from aiohttp import web
+
+from services.edge import rules
+from services.edge.accounts import Accounts, Standing
+from services.edge.billing import Billing
+from services.edge.lost import worker_lost
+from services.edge.relay import Call, Lost, lost_answer, relay
+from services.edge.workers import Workers
+from shared import http
+from shared.catalog import Catalog, Model
+from shared.errors import ModelNotFound, NotFound, RequestTooLarge
+from shared.events import Encoded
+from shared.ids import request_id_of
+from shared.money import usd
+from shared.openai import MAX_BODY_BYTES, ChatRequest, EmbeddingsRequest, parse
+from shared.spool import Outbox
+
+log = structlog.get_logger()
+
+DEADLINE_MS = "600000"  # as long as the official SDKs wait by default
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What all requests share, and the routes."""
+
+    catalog: Catalog
+    accounts: Accounts
+    billing: Billing
+    workers: Workers
+    outbox: Outbox
+    internal_token: str
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        """POST /v1/chat/completions."""
+        standing = await self._authenticated(request)
+        body = await _body(request)
+        chat = parse(ChatRequest, body)
+        model = self.catalog[chat.model]
+        rules.check_chat(chat, model)
+        rules.check_credit(standing)
+        return await self._relayed(request, standing, model, body, stream=bool(chat.stream))
+
+    async def embeddings(self, request: web.Request) -> web.StreamResponse:
+        """POST /v1/embeddings."""
+        standing = await self._authenticated(request)
+        body = await _body(request)
+        model = self.catalog[parse(EmbeddingsRequest, body).model]
+        rules.check_embeddings(model)
+        rules.check_credit(standing)
+        return await self._relayed(request, standing, model, body, stream=False)
+
+    async def models(self, request: web.Request) -> web.Response:
+        """GET /v1/models."""
+        await self._authenticated(request)
+        return http.json_response({"object": "list", "data": [model.listing() for model in self.catalog]})
+
+    async def model(self, request: web.Request) -> web.Response:
+        """GET /v1/models/{provider}/{model}; 404 here, where the id is the address."""
+        await self._authenticated(request)
+        model_id = f"{request.match_info['provider']}/{request.match_info['model']}"
+        try:
+            return http.json_response(self.catalog[model_id].listing())
+        except ModelNotFound as error:
+            error.status = 404
+            raise
+
+    async def generation(self, request: web.Request) -> web.Response:
+        """GET /v1/generations/{id}: the settled record of one of the caller's own requests."""
+        standing = await self._authenticated(request)
+        request_id = request_id_of(request.match_info["id"])
+        if request_id is None:
+            raise NotFound("a generation's id is a request id, with or without chatcmpl- before it")
+        return http.json_response(await self.billing.generation(request_id, standing.workspace_id))
+
+    async def credits(self, request: web.Request) -> web.Response:
+        """GET /v1/credits: the workspace's balance, and what of it is held and free."""
+        standing = await self._authenticated(request)
+        balance = await self.billing.balance(standing.workspace_id)
+        amount = balance["balance_usd"]
+        return http.json_response(
+            {
+                "workspace_id": standing.workspace_id,
+                "balance_usd": amount,
+                "held_usd": "0",
+                "available_usd": amount,
+                "strict": standing.strict,
+            }
+        )
+
+    async def key(self, request: web.Request) -> web.Response:
+        """GET /v1/key: the calling key's limit, and its spend in the running window."""
+        standing = await self._authenticated(request)
+        limit, expires = standing.spend_limit_pico, standing.expires_at
+        return http.json_response(
+            {
+                "key_id": standing.key_id,
+                "label": standing.label,
+                "expires_at": expires.isoformat() if expires else None,
+                "spend_limit_usd": None if limit is None else usd(limit),
+                "limit_reset": standing.limit_reset,
+                "window_spend_usd": usd(standing.window_spend_pico),
+                "window_resets_at": standing.window_resets_at,
+            }
+        )
+
+    async def _authenticated(self, request: web.Request) -> Standing:
+        standing = await self.accounts.standing(http.bearer(request))
+        rules.check_key(standing, datetime.now(UTC))
+        return standing
+
+    async def _relayed(
+        self, request: web.Request, standing: Standing, model: Model, body: bytes, *, stream: bool
+    ) -> web.StreamResponse:
+        started, request_id = monotonic(), request[http.REQUEST_ID]
+        headers = {
+            "Authorization": f"Bearer {self.internal_token}",
+            "Content-Type": "application/json",
+            "x-request-id": request_id,
+            "x-opentoken-workspace": standing.workspace_id,
+            "x-opentoken-key": standing.key_id,
+            "x-opentoken-deadline-ms": DEADLINE_MS,
+        }
+        if trace := request.headers.get("traceparent"):
+            headers["traceparent"] = trace
+        try:
+            answer, _ = await relay(request, self.workers, Call(model.provider, request.path, body, headers), started)
+        except Lost as lost:
+            event = worker_lost(request_id, standing, model, request.path, stream=stream)
+            await self.outbox.put(Encoded.of(event, "edge"))
+            answer = await lost_answer(lost)
+        return answer
+
+
+async def _body(request: web.Request) -> bytes:
+    """The whole body; one that says it is too large is refused before it is read."""
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        raise RequestTooLarge(f"the request body is larger than {MAX_BODY_BYTES} bytes")
+    return await request.read()

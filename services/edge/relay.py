@@ -1,0 +1,136 @@
+"""Relaying an answer as bytes, and reading the settled mark off its end.
+
+A worker ends a stream with `data: [DONE]` and then the comment `: settled <pico>`: the usage is durable, and that is
+what it cost. What comes before is passed on as it comes; the mark is for us and stays here. No answer can fake the
+end, because JSON writes a line break inside a string as two characters.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import monotonic
+
+import aiohttp
+import orjson
+import structlog
+from aiohttp import web
+
+from services.edge.workers import Workers
+from shared.errors import ApiError, WorkerLost
+from shared.http import ClientLeft
+from shared.money import usd
+
+log = structlog.get_logger()
+
+DONE = b"data: [DONE]\n\n"
+MARK = b": settled "
+STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+KEPT_HEADERS = ("Content-Type", "Retry-After")
+
+
+class Lost(Exception):
+    """The worker was lost before its answer was settled; `response`, where it had begun."""
+
+    def __init__(self, response: web.StreamResponse | None) -> None:
+        super().__init__("the worker was lost")
+        self.response = response
+
+
+class Ending:
+    """Watches a stream go by for its end."""
+
+    __slots__ = ("_carry", "_mark", "complete")
+
+    def __init__(self) -> None:
+        self._carry, self._mark = b"", b""
+        self.complete = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        """What of this chunk is the client's."""
+        if self.complete:
+            self._mark += chunk
+            return b""
+        seen = self._carry + chunk
+        place = seen.find(DONE)
+        if place < 0:
+            self._carry = seen[1 - len(DONE) :]
+            return chunk
+        self.complete = True
+        end = place + len(DONE)
+        self._mark = seen[end:]
+        return seen[len(self._carry) : end]
+
+    @property
+    def cost_pico(self) -> int | None:
+        """What the mark says; None where there is none."""
+        number = self._mark.removeprefix(MARK).strip()
+        return int(number) if self._mark.startswith(MARK) and number.isdigit() else None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What goes to a worker."""
+
+    provider: str
+    path: str
+    body: bytes
+    headers: Mapping[str, str]
+
+
+Relayed = tuple[web.StreamResponse, int | None]
+"""An answer, and what it cost as far as the worker said so."""
+
+
+async def relay(request: web.Request, workers: Workers, call: Call, started: float) -> Relayed:
+    """Relay a worker's answer. Raises Lost, ClientLeft, and NoSupplier where no worker takes the request."""
+    stream: web.StreamResponse | None = None
+    try:
+        async with workers.post(call.provider, call.path, call.body, call.headers) as answer:
+            if answer.content_type != "text/event-stream":
+                return await _whole(answer, started)
+            stream = web.StreamResponse(headers=STREAM_HEADERS)
+            await stream.prepare(request)
+            return stream, await _stream(answer, stream)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        log.warning("worker_lost", provider=call.provider, reason=str(error) or type(error).__name__)
+        raise Lost(stream) from error
+
+
+async def _whole(answer: aiohttp.ClientResponse, started: float) -> Relayed:
+    body = await answer.read()
+    headers = {name: answer.headers[name] for name in KEPT_HEADERS if name in answer.headers}
+    settled = answer.headers.get("x-opentoken-settled")
+    cost = int(settled) if settled is not None else None
+    if cost is not None:
+        upstream_ms = float(answer.headers.get("x-opentoken-upstream-ms", 0))
+        headers["x-opentoken-cost"] = usd(cost)
+        headers["x-opentoken-overhead-ms"] = f"{max(0.0, (monotonic() - started) * 1000 - upstream_ms):.2f}"
+    return web.Response(body=body, status=answer.status, headers=headers), cost
+
+
+async def _stream(answer: aiohttp.ClientResponse, stream: web.StreamResponse) -> int | None:
+    ending = Ending()
+    async for chunk in answer.content.iter_any():
+        if clients := ending.feed(chunk):
+            await _write(stream, clients)
+    if not ending.complete:
+        raise aiohttp.ClientPayloadError("the stream ended without its mark")
+    await stream.write_eof()
+    return ending.cost_pico
+
+
+async def _write(stream: web.StreamResponse, data: bytes) -> None:
+    """Tell a client that is gone from a worker that is: aiohttp raises the same for both."""
+    try:
+        await stream.write(data)
+    except ConnectionResetError:
+        raise ClientLeft from None
+
+
+async def lost_answer(lost: Lost) -> web.StreamResponse:
+    """What the client is told: a status where nothing was sent yet, else an event inside the stream."""
+    error: ApiError = WorkerLost()
+    if lost.response is None:
+        raise error from lost
+    await _write(lost.response, b"\n\ndata: " + orjson.dumps(error.body()) + b"\n\n" + DONE)
+    await lost.response.write_eof()
+    return lost.response

@@ -1,0 +1,1 @@
+"""Everything in one process: the embedded default, with the same services, handlers and invariants."""

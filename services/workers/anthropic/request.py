@@ -1,0 +1,153 @@
+"""An OpenAI chat request as a Messages API body (docs.claude.com, "Create a Message").
+
+System and developer messages are hoisted, in their order; the rest becomes blocks; empty text goes, since the API
+refuses it. Members without a counterpart are left out. Which sampling and thinking a model takes: `models.py`.
+"""
+
+import re
+from typing import Any
+
+import orjson
+
+from services.workers.anthropic.models import FAMILIES, Family
+from services.workers.anthropic.wire import headers
+from services.workers.provider import Plan, Supplier, UpstreamRequest
+from shared.catalog import Model
+from shared.errors import InvalidRequest
+from shared.openai import (
+    EFFORT_PERCENT,
+    AssistantMessage,
+    ChatRequest,
+    ImagePart,
+    Message,
+    RefusalPart,
+    SystemMessage,
+    TextPart,
+    Thinking,
+)
+
+DEFAULT_MAX_TOKENS = 16_384  # the API demands a number; enough for long answers, small enough not to hit timeouts
+MIN_THINKING_BUDGET = 1_024  # the API's own minimum
+MAX_CACHE_BREAKPOINTS = 4  # the API's own maximum
+DATA_URL = re.compile(r"data:(image/(?:png|jpeg|gif|webp));base64,(.+)", re.DOTALL)
+
+Body = dict[str, Any]
+
+
+def plan(request: ChatRequest, model: Model, supplier: Supplier) -> Plan:
+    """The one call that answers. Raises InvalidRequest for what the API has no words for."""
+    yield from ()  # a generator by contract, though no call is needed before
+    return UpstreamRequest(f"{supplier.base_url}/v1/messages", headers(supplier), orjson.dumps(body(request, model)))
+
+
+def body(request: ChatRequest, model: Model) -> Body:
+    """The request's JSON."""
+    max_tokens = min(request.output_limit or DEFAULT_MAX_TOKENS, model.max_output_tokens)
+    family = FAMILIES[model.family]
+    thinking = _thinking(request.thinking, family, max_tokens)
+    system = [block for message in request.messages if isinstance(message, SystemMessage) for block in _blocks(message)]
+    turns = [_turn(message) for message in request.messages if not isinstance(message, SystemMessage)]
+    translated: Body = {
+        "model": model.upstream,
+        "max_tokens": max_tokens,
+        **({"system": system} if system else {}),
+        "messages": [turn for turn in turns if turn["content"]],
+        **(_sampling(request) if family.sampling and "thinking" not in thinking else {}),
+        **thinking,
+        **_stop(request),
+        **({"stream": True} if request.stream else {}),
+    }
+    _check_breakpoints(translated)
+    return translated
+
+
+def _turn(message: Message) -> Body:
+    return {"role": "assistant" if message.role == "assistant" else "user", "content": _blocks(message)}
+
+
+def _blocks(message: Message) -> list[Body]:
+    if isinstance(message.content, str):
+        return [{"type": "text", "text": message.content}] if message.content else []
+    blocks = [_block(part) for part in message.content or [] if not _is_empty(part)]
+    if isinstance(message, AssistantMessage) and message.refusal and not blocks:
+        return [{"type": "text", "text": message.refusal}]
+    return blocks
+
+
+def _is_empty(part: TextPart | ImagePart | RefusalPart) -> bool:
+    return isinstance(part, TextPart) and not part.text
+
+
+def _block(part: TextPart | ImagePart | RefusalPart) -> Body:
+    if isinstance(part, RefusalPart):
+        return {"type": "text", "text": part.refusal}
+    block: Body = {"type": "text", "text": part.text} if isinstance(part, TextPart) else _image(part.image_url.url)
+    if part.cache_control is not None:
+        block["cache_control"] = part.cache_control.model_dump(include={"type", "ttl"}, exclude_none=True)
+    return block
+
+
+def _image(url: str) -> Body:
+    if url.startswith("https://"):  # fetched by the provider, never by us
+        return {"type": "image", "source": {"type": "url", "url": url}}
+    if not (match := DATA_URL.fullmatch(url)):
+        raise InvalidRequest(
+            "images must be https URLs, or base64 data URLs of png, jpeg, gif or webp", param="messages"
+        )
+    media_type, data = match.groups()
+    return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
+
+
+def _sampling(request: ChatRequest) -> Body:
+    """Temperature wins: Claude 4.5 and later refuse it together with top_p."""
+    sampling: Body = {}
+    if request.temperature is not None:
+        sampling["temperature"] = min(request.temperature, 1.0)
+    elif request.top_p is not None:
+        sampling["top_p"] = request.top_p
+    if request.top_k is not None:
+        sampling["top_k"] = request.top_k
+    return sampling
+
+
+def _stop(request: ChatRequest) -> Body:
+    sequences = [sequence for sequence in request.stop_sequences if sequence.strip()]  # the API refuses blank ones
+    return {"stop_sequences": sequences} if sequences else {}
+
+
+def _thinking(asked: Thinking | None, family: Family, max_tokens: int) -> Body:
+    """The `thinking` and `output_config` members; none where no thinking was asked for, or none fits max_tokens."""
+    if asked is None or asked.effort == "none":
+        return {}
+    if family.thinks == "budget" or (family.thinks == "effort or budget" and asked.max_tokens is not None):
+        wanted = asked.max_tokens or EFFORT_PERCENT[asked.effort] * max_tokens // 100
+        if max_tokens <= MIN_THINKING_BUDGET:
+            return {}
+        budget = min(max(MIN_THINKING_BUDGET, wanted), max_tokens - 1)
+        hidden = {} if asked.shown else {"display": "omitted"}
+        return {"thinking": {"type": "enabled", "budget_tokens": budget, **hidden}}
+    display = {"display": "summarized"} if asked.shown else {"display": "omitted"}
+    if asked.shown and family.thinks != "effort":
+        display = {}  # these models summarise by themselves
+    return {
+        "thinking": {"type": "adaptive", **display},
+        "output_config": {"effort": _effort(asked, family, max_tokens)},
+    }
+
+
+def _effort(asked: Thinking, family: Family, max_tokens: int) -> str:
+    effort = asked.effort
+    if asked.max_tokens is not None:
+        percent = 100 * asked.max_tokens // max_tokens
+        effort = "low" if percent <= 20 else "medium" if percent <= 50 else "high" if percent <= 80 else "xhigh"
+    if effort in family.efforts:
+        return effort
+    return "low" if effort == "minimal" else "high"
+
+
+def _check_breakpoints(translated: Body) -> None:
+    blocks = [*translated.get("system", []), *(block for turn in translated["messages"] for block in turn["content"])]
+    if (count := sum("cache_control" in block for block in blocks)) > MAX_CACHE_BREAKPOINTS:
+        raise InvalidRequest(
+            f"{count} parts carry cache_control: at most {MAX_CACHE_BREAKPOINTS} may", param="messages"
+        )

@@ -1,0 +1,72 @@
+"""One request on its way through the worker: its bounds, who still listens, and its settlement, made once."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Literal
+
+from services.workers.provider import Finish, Usage
+from services.workers.settle import Asked, Trail, outcome_of, usage_recorded
+from shared.errors import ApiError, UpstreamTimeout
+from shared.events import Encoded, Outcome
+from shared.spool import Outbox
+
+DRAIN_S = 60.0  # how long an answer that nobody waits for is read on to its counts
+
+
+class Exchange:
+    """What was asked, what happened, and how it ends.
+
+    The work runs in a task of its own, which is never cancelled. What ends it early is its scope: the deadline, or,
+    once the client has left, now (`cut`) or DRAIN_S later (`drain`). So the settlement always runs to its end.
+    """
+
+    def __init__(self, asked: Asked, outbox: Outbox, on_disconnect: Literal["cut", "drain"], deadline_s: float) -> None:
+        self.asked, self.trail = asked, Trail()
+        self.client_gone = False
+        self._outbox, self._on_disconnect, self._deadline_s = outbox, on_disconnect, deadline_s
+        self._scope: asyncio.Timeout | None = None
+
+    @contextlib.asynccontextmanager
+    async def bounded(self) -> AsyncIterator[None]:
+        """The block that talks to the provider. Raises TimeoutError when its time is up."""
+        try:
+            async with asyncio.timeout(self._deadline_s) as self._scope:
+                if self.client_gone:
+                    self._shorten()
+                yield
+        finally:
+            self._scope = None
+
+    def client_left(self) -> None:
+        """Nobody waits for the answer any more."""
+        if not self.client_gone:
+            self.client_gone = True
+            self._shorten()
+
+    def _shorten(self) -> None:
+        if self._scope is not None:
+            left_s = 0.0 if self._on_disconnect == "cut" else DRAIN_S
+            self._scope.reschedule(asyncio.get_running_loop().time() + left_s)
+
+    async def settle(self, outcome: Outcome, usage: Usage | None = None, finish: Finish | None = None) -> int:
+        """Make the usage durable; its cost in pico-dollars. Raises BillingUnavailable."""
+        event = usage_recorded(self.asked, self.trail, outcome, usage, finish)
+        await self._outbox.put(Encoded.of(event, f"worker/{self.asked.model.provider}"))
+        return event.cost
+
+    async def finished(self, usage: Usage, finish: Finish | None) -> int:
+        """Settle an answer that the provider brought to its end."""
+        return await self.settle("client_disconnected" if self.client_gone else "completed", usage, finish)
+
+    async def failed(self, error: ApiError | TimeoutError, usage: Usage) -> ApiError:
+        """Settle a request that got no answer, and return what the client is told.
+
+        What never reached a provider leaves no record: nothing happened that could be billed.
+        """
+        told = error if isinstance(error, ApiError) else UpstreamTimeout()
+        if self.client_gone and isinstance(error, TimeoutError):
+            await self.settle("client_disconnected", usage)
+        elif self.trail.attempts:
+            await self.settle(outcome_of(told))
+        return told

@@ -1,0 +1,164 @@
+"""An OpenAI chat request as a generateContent body (ai.google.dev, "GenerateContentRequest").
+
+System and developer messages are hoisted into systemInstruction. All tool results of one assistant turn go into one
+`user` content, in the order of the calls, with nothing else in it. Members without a counterpart are left out.
+"""
+
+import mimetypes
+import re
+from typing import Any
+
+import orjson
+
+from services.workers.google.models import FAMILIES, Family
+from services.workers.google.schema import supported
+from services.workers.google.tools import CallsOfTurn, call_parts, declarations, tool_config
+from services.workers.google.wire import headers
+from services.workers.provider import Plan, Supplier, UpstreamRequest
+from shared.catalog import Model
+from shared.errors import InvalidRequest
+from shared.openai import (
+    AssistantMessage,
+    ChatRequest,
+    ImagePart,
+    Message,
+    RefusalPart,
+    SystemMessage,
+    TextPart,
+    Thinking,
+    ToolMessage,
+)
+
+BUDGET_RANGE = (128, 32_768)  # thinkingBudget of gemini-2.5-pro
+BUDGET_PERCENT = 80  # of max_tokens: what is left is for the answer itself
+LEVEL_STEPS = ((1_024, "LOW"), (8_192, "MEDIUM"))  # reasoning.max_tokens up to which a level is chosen; else HIGH
+DATA_URL = re.compile(r"data:(image/[\w.+-]+);base64,(.+)", re.DOTALL)
+
+Body = dict[str, Any]
+
+
+def plan(request: ChatRequest, model: Model, supplier: Supplier) -> Plan:
+    """The one call that answers. Raises InvalidRequest for what the API has no words for."""
+    yield from ()  # a generator by contract, though no call is needed before
+    method = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
+    url = f"{supplier.base_url}/models/{model.upstream}:{method}"
+    return UpstreamRequest(url, headers(supplier), orjson.dumps(body(request, model)))
+
+
+def body(request: ChatRequest, model: Model) -> Body:
+    """The request's JSON."""
+    family = FAMILIES[model.family]
+    system = [part for message in request.messages if isinstance(message, SystemMessage) for part in _parts(message)]
+    config = _generation_config(request, model, family)
+    return {
+        "contents": _contents(request.messages, family),
+        **({"systemInstruction": {"parts": system}} if system else {}),
+        **({"tools": declarations(request.tools)} if request.tools else {}),
+        **({"toolConfig": tool_config(request.tool_choice)} if request.tools and request.tool_choice else {}),
+        **({"generationConfig": config} if config else {}),
+    }
+
+
+def _contents(messages: list[Message], family: Family) -> list[Body]:
+    contents: list[Body] = []
+    turn = CallsOfTurn.none()
+    for message in messages:
+        if isinstance(message, ToolMessage):
+            turn.add_result(message)
+            continue
+        contents += turn.results()
+        turn = CallsOfTurn.none()
+        if isinstance(message, AssistantMessage):
+            turn = CallsOfTurn.of(message, with_ids=not family.legacy)
+            contents += _content("model", _parts(message) + call_parts(message, with_ids=not family.legacy))
+        elif not isinstance(message, SystemMessage):
+            contents += _content("user", _parts(message))
+    return contents + turn.results()
+
+
+def _content(role: str, parts: list[Body]) -> list[Body]:
+    return [{"role": role, "parts": parts}] if parts else []
+
+
+def _parts(message: Message) -> list[Body]:
+    if isinstance(message.content, str):
+        return [{"text": message.content}] if message.content else []
+    return [part for item in message.content or [] if (part := _part(item)) != {"text": ""}]
+
+
+def _part(part: TextPart | ImagePart | RefusalPart) -> Body:
+    if isinstance(part, TextPart):
+        return {"text": part.text}
+    return {"text": part.refusal} if isinstance(part, RefusalPart) else _image(part.image_url.url)
+
+
+def _image(url: str) -> Body:
+    if url.startswith("https://"):  # fetched by the provider, never by us
+        guessed, _ = mimetypes.guess_type(url.partition("?")[0])
+        return {"fileData": {"mimeType": guessed or "image/jpeg", "fileUri": url}}
+    if not (match := DATA_URL.fullmatch(url)):
+        raise InvalidRequest("images must be https URLs, or base64 data URLs", param="messages")
+    media_type, data = match.groups()
+    return {"inlineData": {"mimeType": media_type, "data": data}}
+
+
+def _generation_config(request: ChatRequest, model: Model, family: Family) -> Body:
+    limit = None if request.output_limit is None else min(request.output_limit, model.max_output_tokens)
+    config: Body = {
+        "temperature": request.temperature,
+        "topP": request.top_p,
+        "topK": request.top_k,
+        "maxOutputTokens": limit,
+        "stopSequences": request.stop_sequences or None,
+        **(
+            {
+                "seed": request.seed,
+                "presencePenalty": request.presence_penalty,
+                "frequencyPenalty": request.frequency_penalty,
+            }
+            if family.legacy
+            else {}
+        ),
+        **_response_format(request),
+        "thinkingConfig": _thinking(request.thinking, family, limit),
+    }
+    return {name: value for name, value in config.items() if value is not None}
+
+
+def _response_format(request: ChatRequest) -> Body:
+    wanted = request.response_format
+    if wanted is None or wanted.type == "text":
+        return {}
+    schema = wanted.json_schema.json_schema if wanted.json_schema else None
+    return {
+        "responseMimeType": "application/json",
+        "responseJsonSchema": supported(schema) if wanted.type == "json_schema" else None,
+    }
+
+
+def _thinking(asked: Thinking | None, family: Family, limit: int | None) -> Body | None:
+    """The thinkingConfig; None leaves the model to its default, which is to think and to bill it."""
+    if asked is None:
+        return None
+    shown = asked.shown and asked.effort != "none"
+    if family.levels is not None:
+        return {"thinkingLevel": _level(asked, family), **({"includeThoughts": True} if shown else {})}
+    if family.budgets is None or (asked.effort == "none" and asked.max_tokens is None):
+        return None  # gemini-2.5-pro cannot stop thinking
+    return {"thinkingBudget": _budget(asked, family, limit), **({"includeThoughts": True} if shown else {})}
+
+
+def _level(asked: Thinking, family: Family) -> str:
+    assert family.levels is not None
+    if asked.max_tokens is None:
+        return family.levels[asked.effort]
+    return next((level for most, level in LEVEL_STEPS if asked.max_tokens <= most), "HIGH")
+
+
+def _budget(asked: Thinking, family: Family, limit: int | None) -> int:
+    assert family.budgets is not None
+    least, most = BUDGET_RANGE
+    if asked.max_tokens is not None:
+        return min(max(asked.max_tokens, least), most)
+    budget = family.budgets[asked.effort]
+    return budget if limit is None else max(min(budget, limit * BUDGET_PERCENT // 100), least)

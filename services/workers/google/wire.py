@@ -1,0 +1,100 @@
+"""The Gemini API's address, errors and counts (ai.google.dev, "API reference", v1beta; google.rpc error details).
+
+v1beta, because preview models live there alone. There is no Retry-After header: the pause stands in RetryInfo.
+"""
+
+import math
+from typing import Any
+
+import orjson
+from pydantic import Field, SecretStr
+
+from services.workers.provider import Failed, ProviderSettings, Supplier, UpstreamReply, Usage, failed
+from shared.errors import NoSupplier, UpstreamAuthFailed, UpstreamError
+from shared.money import Tokens
+
+
+class Settings(ProviderSettings):
+    """Where the Gemini API is, and the keys for it."""
+
+    api_key: SecretStr | None = Field(default=None, validation_alias="GEMINI_API_KEY")
+    base_url: str = Field(
+        default="https://generativelanguage.googleapis.com", validation_alias="GOOGLE_GEMINI_BASE_URL"
+    )
+
+
+def suppliers(settings: ProviderSettings) -> list[Supplier]:
+    """One supplier for each key."""
+    address = f"{settings.base_url.rstrip('/')}/v1beta"
+    return [
+        Supplier(f"gemini-{number}", address, {"x-goog-api-key": key})
+        for number, key in enumerate(settings.keys, start=1)
+    ]
+
+
+def headers(supplier: Supplier) -> dict[str, str]:
+    """The headers of every call."""
+    return {**supplier.headers, "content-type": "application/json"}
+
+
+def loads(data: str | bytes) -> dict[str, Any]:
+    """A JSON object from Google, which may wrap an error in an array; raises Failed for anything else."""
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        value = None
+    if isinstance(value, list) and value:
+        value = value[0]
+    if not isinstance(value, dict):
+        raise Failed(NoSupplier(), "the provider sent something that is not a JSON object", retry=True)
+    return value
+
+
+def failure(reply: UpstreamReply) -> Failed:
+    """A reply whose status is not 2xx. Any body will do: a proxy in between may have written it."""
+    try:
+        body = loads(reply.body)
+    except Failed:
+        body = {}
+    return read_error(body.get("error") or {}, reply.status)
+
+
+def read_error(error: dict[str, Any], status: int | None = None) -> Failed:
+    """An error object, with its HTTP status or, inside a stream, with its own code."""
+    status = status or int(error.get("code") or 500)
+    words = error.get("message")
+    details = [detail for detail in error.get("details") or [] if isinstance(detail, dict)]
+    if any(detail.get("reason") == "API_KEY_INVALID" for detail in details):
+        return Failed(UpstreamAuthFailed(), words)
+    if status == 429:
+        return _throttled(details, words)
+    return failed(status, words)
+
+
+def _throttled(details: list[dict[str, Any]], words: str | None) -> Failed:
+    violations = [violation for detail in details for violation in detail.get("violations") or []]
+    if any("PerDay" in str(violation.get("quotaId")) for violation in violations):
+        return Failed(NoSupplier(), words)  # our own daily quota: no pause would help the client
+    delays = [detail["retryDelay"] for detail in details if "retryDelay" in detail]
+    kept = {"Retry-After": str(math.ceil(float(delays[0].removesuffix("s"))))} if delays else {}
+    return Failed(UpstreamError.refused(429, words or "rate limited by the provider", kept))
+
+
+def usage(raw: dict[str, Any]) -> Usage:
+    """The counts in disjoint buckets: promptTokenCount has cached tokens in, candidatesTokenCount leaves thoughts out.
+
+    Once upstream was seen to count the thoughts among the candidates; then the total says so.
+    """
+    prompt = (raw.get("promptTokenCount") or 0) + (raw.get("toolUsePromptTokenCount") or 0)
+    candidates, thoughts = raw.get("candidatesTokenCount") or 0, raw.get("thoughtsTokenCount") or 0
+    cached = raw.get("cachedContentTokenCount") or 0
+    thoughts_inside = thoughts and prompt + candidates == raw.get("totalTokenCount")
+    return Usage(
+        Tokens(
+            input=max(prompt - cached, 0),
+            cache_read=cached,
+            output=candidates if thoughts_inside else candidates + thoughts,
+            reasoning=thoughts,
+        ),
+        raw,
+    )

@@ -1,0 +1,123 @@
+"""Answers that leave as they come: the first deltas decide the HTTP status, the usage is durable before the end."""
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from time import monotonic
+
+from aiohttp import web
+
+from services.workers import replies
+from services.workers.exchange import Exchange
+from services.workers.provider import Delta, Failed, Supplier, Usage
+from services.workers.reader import Reader
+from services.workers.settle import estimated, trusted
+from services.workers.upstream import Calls, Upstream, lower, reply_of
+from shared.errors import ApiError, UpstreamError, UpstreamTimeout
+from shared.money import Tokens
+from shared.openai import ChatRequest
+
+HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+
+
+async def chat(
+    upstream: Upstream, exchange: Exchange, request: ChatRequest, http_request: web.Request
+) -> web.StreamResponse:
+    """A stream of chunks. Raises ApiError for what fails before the first delta."""
+    asked = exchange.asked
+    chunks = replies.Chunks(asked.request_id, int(asked.started_at.timestamp()), asked.model.id)
+    client = Client(http_request, exchange)
+    reader: Reader | None = None
+    try:
+        async with exchange.bounded(), AsyncExitStack() as open_call:
+            reader, deltas = await _begin(upstream, exchange, request, open_call)
+            await client.begin(chunks.role())
+            while deltas is not None:
+                await client.write(chunks.deltas(deltas))
+                deltas = await reader.read()
+    except (ApiError, Failed, TimeoutError) as error:
+        if reader is None:
+            told = error.error if isinstance(error, Failed) else error
+            raise await exchange.failed(told, estimated(request, 0, Usage(Tokens()))) from None
+        return await client.end(await _interrupted(upstream, exchange, request, reader, error))
+    finish, exchange.trail.upstream_id = reader.stream.finish, reader.stream.upstream_id
+    assert finish is not None, "a reader ends without an error only after a finish"
+    usage = trusted(request, reader.text_bytes, reader.stream.usage)
+    cost = await exchange.finished(usage, finish)
+    return await client.end(chunks.end(finish, usage.tokens, cost))
+
+
+async def _begin(
+    upstream: Upstream, exchange: Exchange, request: ChatRequest, open_call: AsyncExitStack
+) -> tuple[Reader, list[Delta] | None]:
+    """Pull the first deltas, so that whatever fails before them is a status, or another supplier's to answer."""
+    provider, calls = upstream.provider, Calls(upstream.session, exchange.trail)
+
+    async def attempt(supplier: Supplier) -> tuple[Reader, list[Delta] | None]:
+        call = await calls.planned(provider.plan(request, exchange.asked.model, supplier), supplier)
+        async with AsyncExitStack() as attempted:
+            response = await attempted.enter_async_context(calls.begun(call, supplier))
+            if response.status != 200:
+                raise provider.failure(await reply_of(response))
+            reader = Reader(provider.stream(request, lower(response)), response.content)
+            deltas = await reader.read()
+            open_call.push_async_exit(attempted.pop_all())
+            return reader, deltas
+
+    begun = await upstream.first_to_begin(attempt)
+    exchange.trail.first_byte = monotonic()
+    return begun
+
+
+async def _interrupted(
+    upstream: Upstream, exchange: Exchange, request: ChatRequest, reader: Reader, error: Exception
+) -> bytes:
+    """Settle an answer that broke after its first byte, and return its last bytes.
+
+    Broken by the provider it is on record and waived; broken off by the client it is billed as far as it came.
+    """
+    exchange.trail.upstream_id, usage = reader.stream.upstream_id, reader.stream.usage
+    if exchange.client_gone and isinstance(error, TimeoutError):
+        await exchange.settle("client_disconnected", estimated(request, reader.text_bytes, usage))
+        return b""
+    words = upstream.scrub(error.words) if isinstance(error, Failed) else "the deadline has passed"
+    late = isinstance(error, TimeoutError) or (isinstance(error, Failed) and isinstance(error.error, UpstreamTimeout))
+    told = UpstreamTimeout(f"stream interrupted: {words}") if late else UpstreamError.interrupted(words)
+    return replies.interruption(told, await exchange.settle("upstream_interrupted", usage))
+
+
+class Client:
+    """The client's end of a stream. Once the client has left, writing does nothing."""
+
+    def __init__(self, request: web.Request, exchange: Exchange) -> None:
+        self._request, self._exchange = request, exchange
+        self._response = web.StreamResponse(headers=HEADERS)
+        self._held = b""
+
+    async def begin(self, first: bytes) -> None:
+        """Commit the status; `first` leaves together with what is written next."""
+        self._held = first
+        with self._leaving():
+            await self._response.prepare(self._request)
+
+    async def write(self, data: bytes) -> None:
+        """Write, waiting for a reader that is slower than the provider."""
+        data, self._held = self._held + data, b""
+        if data and not self._exchange.client_gone:
+            with self._leaving():
+                await self._response.write(data)
+
+    async def end(self, data: bytes) -> web.StreamResponse:
+        """Write the last bytes and close the stream."""
+        await self.write(data)
+        if not self._exchange.client_gone:
+            with self._leaving():
+                await self._response.write_eof()
+        return self._response
+
+    @contextlib.contextmanager
+    def _leaving(self) -> Iterator[None]:
+        try:
+            yield
+        except ConnectionResetError:
+            self._exchange.client_left()
