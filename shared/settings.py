@@ -13,7 +13,9 @@ PREFIX = "OPENTOKEN_"
 class Environment(BaseSettings):
     """A frozen model filled from `OPENTOKEN_*` variables; an alias in capitals is a variable's whole name."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="ignore", populate_by_name=True, env_ignore_empty=True
+    )
 
 
 class ProcessSettings(Environment):

@@ -18,7 +18,7 @@ def main() -> None:
     app = build_app(
         models,
         settings.internal_token.get_secret_value(),
-        {name: settings.worker_url.replace("{provider}", name) for name in models.providers},
+        settings.workers_of(models.providers),
         settings.billing_url,
         partial(connect, settings.broker_url, shards=settings.ledger_shards, name="edge"),
         Spool(settings.spool_dir or settings.data_dir / "spool", settings.spool_max_bytes),

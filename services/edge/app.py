@@ -22,7 +22,7 @@ ROUTES: tuple[tuple[str, str, Route], ...] = (
     ("POST", "/v1/chat/completions", Edge.chat),
     ("POST", "/v1/embeddings", Edge.embeddings),
     ("GET", "/v1/models", Edge.models),
-    ("GET", "/v1/models/{provider}/{model}", Edge.model),
+    ("GET", "/v1/models/{id:.+}", Edge.model),
     ("GET", "/v1/generations/{id}", Edge.generation),
     ("GET", "/v1/credits", Edge.credits),
     ("GET", "/v1/key", Edge.key),
@@ -37,7 +37,7 @@ def build_app(
     bus: Callable[[], Bus],
     spool: Spool | None = None,
 ) -> web.Application:
-    """The public API. `worker_urls` go by provider; `bus` is called once the loop runs; the app closes what it opens."""
+    """The public API. `worker_urls` go by provider; `bus` is called once the loop runs; what it opens it closes."""
 
     async def billing() -> None:
         await app[EDGE].billing.ready()

@@ -63,11 +63,10 @@ class Edge:
         return http.json_response({"object": "list", "data": [model.listing() for model in self.catalog]})
 
     async def model(self, request: web.Request) -> web.Response:
-        """GET /v1/models/{provider}/{model}; 404 here, where the id is the address."""
+        """GET /v1/models/{id}, whose slash may come encoded; 404 here, where the id is the address."""
         await self._authenticated(request)
-        model_id = f"{request.match_info['provider']}/{request.match_info['model']}"
         try:
-            return http.json_response(self.catalog[model_id].listing())
+            return http.json_response(self.catalog[request.match_info["id"]].listing())
         except ModelNotFound as error:
             error.status = 404
             raise

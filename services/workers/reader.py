@@ -1,4 +1,4 @@
-"""Reading a provider's event stream: bytes in, deltas out, as they come."""
+"""Reading a provider's event stream: bytes in, deltas out, as they come and wherever they are cut."""
 
 import aiohttp
 
@@ -7,15 +7,46 @@ from services.workers.upstream import reading
 from shared.errors import NoSupplier
 from shared.sse import Decoder, EventTooLarge
 
-BROKEN = "upstream closed the connection"
+
+class Translation:
+    """From bytes to deltas, without I/O. `text_bytes` counts what came, for estimates."""
+
+    def __init__(self, stream: ChatStream) -> None:
+        self.stream, self.text_bytes = stream, 0
+        self._decoder = Decoder()
+        self._failed: Failed | None = None
+
+    def feed(self, chunk: bytes) -> list[Delta]:
+        """The deltas of this chunk. A failure waits until the deltas before it are out. Raises Failed."""
+        if self._failed is not None:
+            raise self._failed
+        deltas: list[Delta] = []
+        try:
+            for event in self._decoder.feed(chunk):
+                deltas += self.stream.feed(event)
+        except EventTooLarge as error:
+            self._failed = Failed(NoSupplier(), str(error))
+        except Failed as failed:
+            self._failed = failed
+        if self._failed is not None and not deltas:
+            raise self._failed
+        self.text_bytes += sum(len(str(value).encode()) for delta in deltas for value in delta.values())
+        return deltas
+
+    def end(self) -> None:
+        """The bytes have ended. Raises Failed where the provider had not said that it was done."""
+        if self._failed is not None:
+            raise self._failed
+        if self.stream.finish is None:
+            raise Failed(NoSupplier(), "upstream closed the connection", retry=True)
 
 
 class Reader:
-    """The deltas of one streamed answer. `text_bytes` counts what came, for estimates."""
+    """The deltas of one streamed answer, read off a connection."""
 
     def __init__(self, stream: ChatStream, content: aiohttp.StreamReader) -> None:
-        self.stream, self.text_bytes = stream, 0
-        self._content, self._decoder = content, Decoder()
+        self.translation = Translation(stream)
+        self._content = content
 
     async def read(self) -> list[Delta] | None:
         """The next deltas, all that are here; None at the end. Raises Failed, also for an end without a finish."""
@@ -24,21 +55,11 @@ class Reader:
                 with reading():
                     chunk = await self._content.readany()
             except Failed:
-                if self.stream.finish is not None:  # it was all said; how the connection ended no longer matters
-                    return None
-                raise
-            if not chunk and self.stream.finish is None:
-                raise Failed(NoSupplier(), BROKEN, retry=True)
+                if self.translation.stream.finish is None:
+                    raise
+                chunk = b""  # it was all said; how the connection ended no longer matters
             if not chunk:
+                self.translation.end()
                 return None
-            if deltas := self._deltas(chunk):
+            if deltas := self.translation.feed(chunk):
                 return deltas
-
-    def _deltas(self, chunk: bytes) -> list[Delta]:
-        try:
-            events = self._decoder.feed(chunk)
-        except EventTooLarge as error:
-            raise Failed(NoSupplier(), str(error)) from error
-        deltas = [delta for event in events for delta in self.stream.feed(event)]
-        self.text_bytes += sum(len(str(value).encode()) for delta in deltas for value in delta.values())
-        return deltas

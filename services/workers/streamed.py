@@ -10,7 +10,7 @@ from aiohttp import web
 from services.workers import replies
 from services.workers.exchange import Exchange
 from services.workers.provider import Delta, Failed, Supplier, Usage
-from services.workers.reader import Reader
+from services.workers.reader import Reader, Translation
 from services.workers.settle import estimated, trusted
 from services.workers.upstream import Calls, Upstream, lower, reply_of
 from shared.errors import ApiError, UpstreamError, UpstreamTimeout
@@ -39,10 +39,11 @@ async def chat(
         if reader is None:
             told = error.error if isinstance(error, Failed) else error
             raise await exchange.failed(told, estimated(request, 0, Usage(Tokens()))) from None
-        return await client.end(await _interrupted(upstream, exchange, request, reader, error))
-    finish, exchange.trail.upstream_id = reader.stream.finish, reader.stream.upstream_id
+        return await client.end(await _interrupted(upstream, exchange, request, reader.translation, error))
+    read, finish = reader.translation, reader.translation.stream.finish
     assert finish is not None, "a reader ends without an error only after a finish"
-    usage = trusted(request, reader.text_bytes, reader.stream.usage)
+    exchange.trail.upstream_id = read.stream.upstream_id
+    usage = trusted(request, read.text_bytes, read.stream.usage)
     cost = await exchange.finished(usage, finish)
     return await client.end(chunks.end(finish, usage.tokens, cost))
 
@@ -70,15 +71,15 @@ async def _begin(
 
 
 async def _interrupted(
-    upstream: Upstream, exchange: Exchange, request: ChatRequest, reader: Reader, error: Exception
+    upstream: Upstream, exchange: Exchange, request: ChatRequest, read: Translation, error: Exception
 ) -> bytes:
     """Settle an answer that broke after its first byte, and return its last bytes.
 
     Broken by the provider it is on record and waived; broken off by the client it is billed as far as it came.
     """
-    exchange.trail.upstream_id, usage = reader.stream.upstream_id, reader.stream.usage
+    exchange.trail.upstream_id, usage = read.stream.upstream_id, read.stream.usage
     if exchange.client_gone and isinstance(error, TimeoutError):
-        await exchange.settle("client_disconnected", estimated(request, reader.text_bytes, usage))
+        await exchange.settle("client_disconnected", estimated(request, read.text_bytes, usage))
         return b""
     words = upstream.scrub(error.words) if isinstance(error, Failed) else "the deadline has passed"
     late = isinstance(error, TimeoutError) or (isinstance(error, Failed) and isinstance(error.error, UpstreamTimeout))

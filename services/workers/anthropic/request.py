@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from services.workers.anthropic.models import FAMILIES, Family
+from services.workers.anthropic.schema import strict
 from services.workers.anthropic.wire import headers
 from services.workers.provider import Plan, Supplier, UpstreamRequest
 from shared.catalog import Model
@@ -44,7 +45,7 @@ def body(request: ChatRequest, model: Model) -> Body:
     """The request's JSON."""
     max_tokens = min(request.output_limit or DEFAULT_MAX_TOKENS, model.max_output_tokens)
     family = FAMILIES[model.family]
-    thinking = _thinking(request.thinking, family, max_tokens)
+    thinking, effort = _thinking(request.thinking, family, max_tokens)
     system = [block for message in request.messages if isinstance(message, SystemMessage) for block in _blocks(message)]
     turns = [_turn(message) for message in request.messages if not isinstance(message, SystemMessage)]
     translated: Body = {
@@ -52,8 +53,9 @@ def body(request: ChatRequest, model: Model) -> Body:
         "max_tokens": max_tokens,
         **({"system": system} if system else {}),
         "messages": [turn for turn in turns if turn["content"]],
-        **(_sampling(request) if family.sampling and "thinking" not in thinking else {}),
+        **(_sampling(request) if family.sampling and not thinking else {}),
         **thinking,
+        **_output_config(request, effort),
         **_stop(request),
         **({"stream": True} if request.stream else {}),
     }
@@ -115,24 +117,30 @@ def _stop(request: ChatRequest) -> Body:
     return {"stop_sequences": sequences} if sequences else {}
 
 
-def _thinking(asked: Thinking | None, family: Family, max_tokens: int) -> Body:
-    """The `thinking` and `output_config` members; none where no thinking was asked for, or none fits max_tokens."""
+def _output_config(request: ChatRequest, effort: str | None) -> Body:
+    """The effort, and a schema the answer has to follow; any other response_format is left to the prompt."""
+    config: Body = {"effort": effort} if effort else {}
+    wanted = request.response_format
+    if wanted is not None and wanted.json_schema is not None and wanted.type == "json_schema":
+        config["format"] = {"type": "json_schema", "schema": strict(wanted.json_schema.json_schema)}
+    return {"output_config": config} if config else {}
+
+
+def _thinking(asked: Thinking | None, family: Family, max_tokens: int) -> tuple[Body, str | None]:
+    """The `thinking` member and the effort; none where no thinking was asked for, or none fits max_tokens."""
     if asked is None or asked.effort == "none":
-        return {}
+        return {}, None
     if family.thinks == "budget" or (family.thinks == "effort or budget" and asked.max_tokens is not None):
         wanted = asked.max_tokens or EFFORT_PERCENT[asked.effort] * max_tokens // 100
         if max_tokens <= MIN_THINKING_BUDGET:
-            return {}
+            return {}, None
         budget = min(max(MIN_THINKING_BUDGET, wanted), max_tokens - 1)
         hidden = {} if asked.shown else {"display": "omitted"}
-        return {"thinking": {"type": "enabled", "budget_tokens": budget, **hidden}}
+        return {"thinking": {"type": "enabled", "budget_tokens": budget, **hidden}}, None
     display = {"display": "summarized"} if asked.shown else {"display": "omitted"}
     if asked.shown and family.thinks != "effort":
         display = {}  # these models summarise by themselves
-    return {
-        "thinking": {"type": "adaptive", **display},
-        "output_config": {"effort": _effort(asked, family, max_tokens)},
-    }
+    return {"thinking": {"type": "adaptive", **display}}, _effort(asked, family, max_tokens)
 
 
 def _effort(asked: Thinking, family: Family, max_tokens: int) -> str:

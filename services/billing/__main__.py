@@ -1,0 +1,30 @@
+"""`python -m services.billing`: the billing service on RabbitMQ and the database of OPENTOKEN_DATABASE_URL."""
+
+import sys
+
+from services.billing.app import build_app
+from services.billing.migrations import SchemaError
+from services.billing.settings import Settings
+from shared import http, log, settings
+from shared.bus.rabbit import RabbitBus
+
+
+async def _serve(environment: Settings) -> None:
+    bus = RabbitBus(environment.broker_url, shards=environment.ledger_shards, name="billing")
+    try:
+        await http.serve(build_app(environment, bus), environment.host, environment.port, environment.metrics_port)
+    except SchemaError as error:
+        sys.exit(f"billing cannot start: {error}")
+    finally:
+        await bus.close()
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    environment = settings.load(Settings)
+    log.configure(environment.log_format, environment.log_level)
+    http.run(_serve(environment))
+
+
+if __name__ == "__main__":
+    main()

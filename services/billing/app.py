@@ -1,0 +1,97 @@
+"""The billing service, put together: the one place that knows all of its parts."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from aiohttp import web
+from sqlalchemy import Engine
+
+from services.billing import migrations
+from services.billing.accounts import Accounts
+from services.billing.admin import Admin
+from services.billing.audit import Audit
+from services.billing.books import Books
+from services.billing.bootstrap import bootstrap
+from services.billing.consumer import consume, handler
+from services.billing.database import Threads, connect, ping
+from services.billing.ledger import Ledger
+from services.billing.settings import BillingSettings
+from services.billing.standing import Standings
+from shared import http
+from shared.bus import Bus, BusError
+from shared.errors import NotFound
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+
+def build_app(settings: BillingSettings, bus: Bus) -> web.Application:
+    """The service on `bus`, which stays its caller's to close. Starting raises SchemaError on an unfit database."""
+    engine, threads = connect(settings.database_url.get_secret_value()), Threads()
+    ledger, accounts = Ledger(engine, settings.ledger_shards), Accounts(engine)
+
+    async def resources(_: web.Application) -> AsyncIterator[None]:
+        try:
+            await _start(engine, threads, settings, accounts, ledger)
+            shards = range(settings.ledger_shards)
+            post = handler(ledger, threads)
+            tasks = [asyncio.create_task(consume(bus, shard, post)) for shard in shards]
+            yield
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            threads.close()
+            engine.dispose()
+
+    async def database() -> None:
+        await threads.read(ping, engine)
+
+    async def consumer() -> None:
+        if not bus.connected:
+            raise BusError("the bus is away")
+
+    app = http.build_app("billing", {"database": database, "consumer": consumer})
+    app.cleanup_ctx.append(resources)
+    app.add_routes(
+        _routes(settings, Audit(Books(engine), Standings(engine), threads), Admin(accounts, ledger, threads))
+    )
+    return app
+
+
+async def _start(
+    engine: Engine, threads: Threads, settings: BillingSettings, accounts: Accounts, ledger: Ledger
+) -> None:
+    await threads.write(migrations.check, engine)
+    await threads.write(ledger.check_shards)
+    if settings.bootstrap_key is not None:
+        await threads.write(bootstrap, accounts, ledger, settings.bootstrap_key.get_secret_value())
+
+
+def _routes(settings: BillingSettings, audit: Audit, admin: Admin) -> list[web.RouteDef]:
+    internal, admins = settings.internal_token.get_secret_value(), settings.admin_token.get_secret_value()
+    readers = (settings.auditor_token.get_secret_value(), admins, internal)
+    return [
+        web.get("/v1/workspaces/{id}/balance", _for(audit.balance, *readers)),
+        web.get("/v1/workspaces/{id}/usage", _for(audit.usage, *readers)),
+        web.get("/v1/workspaces/{id}/entries", _for(audit.entries, *readers)),
+        web.get("/v1/generations/{id}", _for(audit.receipt, *readers)),
+        web.post("/internal/standing", _for(audit.standing, internal)),
+        web.post("/admin/workspaces", _for(admin.create_workspace, admins)),
+        web.get("/admin/workspaces", _for(admin.workspaces, admins)),
+        web.post("/admin/workspaces/{id}/keys", _for(admin.create_key, admins)),
+        web.get("/admin/workspaces/{id}/keys", _for(admin.keys, admins)),
+        web.delete("/admin/keys/{key_id}", _for(admin.revoke_key, admins)),
+        web.post("/admin/workspaces/{id}/credits", _for(admin.credit, admins)),
+    ]
+
+
+def _for(handler: Handler, *tokens: str) -> Handler:
+    """The handler, for bearers of one of the tokens."""
+
+    async def guarded(request: web.Request) -> web.Response:
+        http.require_bearer(request, *tokens)
+        if any("\0" in value for value in request.match_info.values()):  # PostgreSQL takes no NUL, and no id has one
+            raise NotFound(f"no such route: {request.method} {request.path}")
+        return await handler(request)
+
+    return guarded

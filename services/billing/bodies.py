@@ -1,0 +1,146 @@
+"""What billing's API takes: bodies and query strings as strict models, and errors that name the member at fault."""
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from services.billing.standing import LimitReset
+from shared.errors import InvalidRequest
+from shared.money import pico_usd
+
+DEFAULT_PAGE, MAX_PAGE = 100, 1000  # rows: a page stays below a megabyte or two
+MAX_CREDIT_USD = 1_000_000  # one credit; far within BIGINT, and a slip of some zeros is refused
+_USD = re.compile(r"[0-9]{1,7}(\.[0-9]{1,12})?")
+
+
+def _amount_pico(usd: object) -> int:
+    if not isinstance(usd, str) or not _USD.fullmatch(usd):
+        raise ValueError('write it as a decimal string of USD with at most 12 decimals, such as "12.50"')
+    return pico_usd(usd)
+
+
+def _moment(text: object) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
+        if moment is not None and moment.tzinfo is not None:
+            return moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError("write it as an RFC 3339 time with its zone, such as 2026-01-31T00:00:00Z")
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("control characters are not allowed")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Moment = Annotated[datetime, BeforeValidator(_moment)]
+AmountPico = Annotated[int, BeforeValidator(_amount_pico)]
+
+
+class Strict(BaseModel):
+    """An object in which an unknown member is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class NewWorkspace(Strict):
+    """POST /admin/workspaces."""
+
+    name: Name
+    strict: bool = False
+    id: Id | None = None
+
+
+class NewKey(Strict):
+    """POST /admin/workspaces/{id}/keys. `secret` makes a given text the key, for bootstrapping only."""
+
+    label: Name
+    expires_at: Moment | None = None
+    spend_limit_usd: AmountPico | None = None
+    limit_reset: LimitReset | None = None
+    secret: Annotated[str, Field(pattern=r"^[!-~]{8,200}$")] | None = None
+
+
+class NewCredit(Strict):
+    """POST /admin/workspaces/{id}/credits."""
+
+    amount_usd: Annotated[AmountPico, Field(gt=0, le=MAX_CREDIT_USD * 10**12)]
+    reference: Name
+    reason: Name | None = None
+    contra: Literal["cash", "promo"] = "cash"
+
+
+class KeyDigest(Strict):
+    """POST /internal/standing: SHA-256 of the key, in hex."""
+
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Query(Strict):
+    """A query string; every value is text."""
+
+    model_config = ConfigDict(strict=False)
+
+
+class PageQuery(Query):
+    """Which page of a list."""
+
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE
+    cursor: Name | None = None
+
+
+class PeriodQuery(PageQuery):
+    """And of which time: `from` is inside, `to` is not."""
+
+    start: Moment | None = Field(None, alias="from")
+    end: Moment | None = Field(None, alias="to")
+
+
+class UsageQuery(PeriodQuery):
+    """GET /v1/workspaces/{id}/usage."""
+
+    model: Name | None = None
+    key_id: Name | None = None
+
+
+class EntriesQuery(PeriodQuery):
+    """GET /v1/workspaces/{id}/entries."""
+
+    contra: Literal["revenue", "cash", "promo", "refund", "adjustment"] | None = None
+
+
+class ReceiptQuery(Query):
+    """GET /v1/generations/{id}."""
+
+    workspace_id: Name | None = None
+
+
+M = TypeVar("M", bound=Strict)
+
+
+def parse(kind: type[M], sent: bytes | Mapping[str, str]) -> M:
+    """The model in a JSON body or a query string. Raises InvalidRequest naming the member at fault."""
+    try:
+        return kind.model_validate_json(sent) if isinstance(sent, bytes) else kind.model_validate(dict(sent))
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    name = ".".join(map(str, problem["loc"]))
+    message = problem["msg"].removeprefix("Value error, ")
+    match problem["type"]:
+        case "json_invalid":
+            raise InvalidRequest(f"malformed JSON: {message.removeprefix('Invalid JSON: ')}")
+        case "model_type":
+            raise InvalidRequest("the body must be a JSON object")
+        case "extra_forbidden":
+            raise InvalidRequest(f'unknown member "{name}"', param=name)
+        case "missing":
+            raise InvalidRequest(f'missing member "{name}"', param=name)
+        case _:
+            raise InvalidRequest(f"{name}: {message}", param=name)

@@ -1,0 +1,138 @@
+"""The database and the threads that talk to it: transactions that hold their locks, the same on both databases.
+
+SQLAlchemy is used synchronously, because one writer needs no concurrency: one thread writes, a few read, and the
+event loop waits for neither. On PostgreSQL the fence between processes is an advisory lock held to the end of the
+transaction; on SQLite it is BEGIN IMMEDIATE, which admits one writer to the file.
+"""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+from sqlalchemy import Connection, Engine, Select, create_engine, event, text
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Row = Mapping[str, Any]
+"""Column names to values."""
+
+READERS = 4  # reads are short; more threads would only wait for the same cores
+CONNECT_TIMEOUT_S = 5  # a database that is away is told from one that is slow, before a probe's patience ends
+BUSY_TIMEOUT_S = 30.0  # SQLite: how long to wait for another process's transaction, such as a backup's
+
+# Advisory locks: from 0 on, one for each shard of the ledger.
+ACCOUNTS_LOCK = -1
+MIGRATION_LOCK = -2
+
+_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",  # readers do not wait for the writer
+    "PRAGMA synchronous = FULL",  # committed means on the disk
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA recursive_triggers = ON",  # else INSERT OR REPLACE deletes past the append-only triggers
+)
+_IMMEDIATE = "opentoken_immediate"
+
+
+def connect(url: str) -> Engine:
+    """An engine for `postgresql+psycopg://…` or `sqlite:///file`; nothing is opened yet."""
+    if not url.startswith("sqlite"):
+        return create_engine(
+            url,
+            pool_pre_ping=True,
+            pool_size=READERS + 1,
+            # Plans kept from when the tables were empty would scan them for ever (measured: 30 times slower).
+            connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "prepare_threshold": None},
+        )
+    engine = create_engine(url, pool_size=READERS + 1, connect_args={"timeout": BUSY_TIMEOUT_S})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+@contextlib.contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """A transaction that sees the books as they were at one moment, whatever is committed meanwhile."""
+    if engine.dialect.name == "postgresql":
+        engine = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    with engine.connect() as connection:
+        yield connection
+
+
+@contextlib.contextmanager
+def writing(engine: Engine, *locks: int) -> Iterator[Connection]:
+    """A transaction that holds `locks` to its end, so that what it reads is true until it commits."""
+    with engine.execution_options(**{_IMMEDIATE: True}).begin() as connection:
+        if engine.dialect.name == "postgresql":
+            for lock in sorted(locks):  # always in one order, so that two writers cannot wait for each other
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+        yield connection
+
+
+def rows(connection: Connection, query: Select[Any]) -> list[Row]:
+    """All rows that a query finds."""
+    return [row._asdict() for row in connection.execute(query)]
+
+
+def row(connection: Connection, query: Select[Any]) -> Row | None:
+    """The one row that a query finds, if any."""
+    found = connection.execute(query).one_or_none()
+    return None if found is None else found._asdict()
+
+
+def run_script(connection: Connection, script: str) -> None:
+    """Run a file of SQL inside the connection's transaction."""
+    raw = connection.execution_options(no_parameters=True)
+    if connection.dialect.name == "postgresql":
+        raw.exec_driver_sql(script)
+        return
+    statement = ""
+    for line in script.splitlines(keepends=True):  # the driver's executescript would commit first
+        statement += line
+        if sqlite3.complete_statement(statement):
+            raw.exec_driver_sql(statement)
+            statement = ""
+
+
+class Threads:
+    """Where the database work of an event loop is done: writes one after another, reads beside them."""
+
+    def __init__(self) -> None:
+        self._writer = ThreadPoolExecutor(1, "ledger-writer")
+        self._readers = ThreadPoolExecutor(READERS, "ledger-reader")
+
+    async def write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `function` on the one writing thread. It runs to its end even where the caller is cancelled."""
+        return await self._run(self._writer, lambda: function(*args, **kwargs))
+
+    async def read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `function` on a reading thread."""
+        return await self._run(self._readers, lambda: function(*args, **kwargs))
+
+    def close(self) -> None:
+        """Wait for what is running."""
+        self._writer.shutdown()
+        self._readers.shutdown()
+
+    @staticmethod
+    async def _run(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+
+def ping(engine: Engine) -> None:
+    """Raise OperationalError unless the database answers."""
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _: Any) -> None:
+    connection.isolation_level = None  # the driver would begin transactions late, and none around DDL
+    for pragma in _PRAGMAS:
+        connection.execute(pragma)
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    immediate = connection.get_execution_options().get(_IMMEDIATE, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

@@ -1,0 +1,181 @@
+"""The one writer of the ledger.
+
+Strategy: one transaction per batch, under the advisory locks of its shards (SQLite: BEGIN IMMEDIATE). Inside it, and
+only there, read where each workspace's books stand and which requests are on record; decide in memory (`batch`);
+insert with one statement per table; commit. Nothing is remembered between transactions: what is read under the lock
+is true until the commit, so there is no cached state that an error, or another writer, could make stale.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+import structlog
+from sqlalchemy import Connection, Engine, Table, insert, select
+from sqlalchemy.exc import DataError, IntegrityError
+
+from services.billing.batch import Batch, Head, Terms, json_of_columns
+from services.billing.database import Row, reading, row, rows, writing
+from services.billing.errors import Conflict
+from services.billing.migrations import SchemaError
+from services.billing.records import accept
+from services.billing.tables import MAX_BALANCE_PICO, conflict, ledger_entry, quarantine, usage_record, workspace
+from shared.bus import Message
+from shared.errors import InvalidRequest, NotFound
+from shared.events import Refused, UsageRecorded, decode, shard_of
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """A top-up. `reference` is the payment's id: posting it again changes nothing."""
+
+    workspace_id: str
+    amount_pico: int
+    reference: str
+    actor: str
+    reason: str | None = None
+    contra: Literal["cash", "promo"] = "cash"
+
+
+class Ledger:
+    """Writes the books of all shards; each method is one transaction or more, and blocks until it is committed."""
+
+    def __init__(self, engine: Engine, shards: int = 1) -> None:
+        self._engine, self._shards = engine, shards
+        self._max_balance_pico = MAX_BALANCE_PICO[engine.dialect.name]
+
+    def check_shards(self) -> None:
+        """Raise SchemaError where the books were begun with another number of shards: their locks would not meet."""
+        first = select(ledger_entry.c.workspace_id, ledger_entry.c.shard).where(
+            ledger_entry.c.workspace_id == workspace.c.id, ledger_entry.c.seq == 1
+        )
+        with reading(self._engine) as connection:
+            for workspace_id, shard in connection.execute(first):
+                if shard != shard_of(workspace_id, self._shards):
+                    raise SchemaError(
+                        f"the ledger was not begun with {self._shards} shards: set OPENTOKEN_LEDGER_SHARDS as it was"
+                    )
+
+    def post(self, messages: Iterable[Message]) -> Counter[str]:
+        """Book the events in messages as they came; see `record`."""
+        return self.record([event for message in messages for event in _events(message)])
+
+    def record(self, events: Iterable[UsageRecorded | Refused]) -> Counter[str]:
+        """Book events; how many were recorded, duplicate, conflict, quarantined. Raises where none of it is committed.
+
+        Where the database itself refuses a row, the batch is halved until the culprit is alone, and in quarantine.
+        """
+        return self._book([accept(event) for event in events])
+
+    def credit(self, credit: Credit) -> Row:
+        """Post a top-up and return its entry; the first entry again where the reference is known.
+
+        Raises NotFound (workspace), Conflict (the reference stands for another amount), InvalidRequest (too much).
+        """
+        assert credit.amount_pico > 0
+        with writing(self._engine, shard_of(credit.workspace_id, self._shards)) as connection:
+            found = heads(connection, [credit.workspace_id])
+            if credit.workspace_id not in found:
+                raise NotFound(f'workspace "{credit.workspace_id}" not found')
+            if (first := _entry_of(connection, credit)) is not None:
+                return first
+            head = found[credit.workspace_id].moved(credit.amount_pico)
+            origin = {name: getattr(credit, name) for name in ("reference", "actor", "reason", "contra")}
+            try:
+                entry = self._terms().entry(credit.workspace_id, head, credit.amount_pico, **origin)
+            except OverflowError as error:
+                raise InvalidRequest(str(error), param="amount_usd") from None
+            connection.execute(insert(ledger_entry), entry)
+        log.info("credit_posted", workspace_id=credit.workspace_id, amount_pico=credit.amount_pico, actor=credit.actor)
+        return entry
+
+    def _book(self, items: Sequence[Row | Refused]) -> Counter[str]:
+        try:
+            return self._commit(items)
+        except (IntegrityError, DataError) as error:
+            if len(items) > 1:
+                middle = len(items) // 2
+                return self._book(items[:middle]) + self._book(items[middle:])
+            (item,) = items
+            if isinstance(item, Refused):
+                raise
+            return self._commit([Refused(json_of_columns(item), f"refused by the database: {error.orig}")])
+
+    def _commit(self, items: Sequence[Row | Refused]) -> Counter[str]:
+        usage = [item for item in items if not isinstance(item, Refused)]
+        workspaces = {record["workspace_id"] for record in usage}
+        with writing(self._engine, *{shard_of(name, self._shards) for name in workspaces}) as connection:
+            known = _records(connection, {record["request_id"] for record in usage})
+            batch = Batch(self._terms(), heads(connection, workspaces), known)
+            for item in items:
+                batch.add(item)
+            _insert(connection, batch)
+        for kept in batch.conflicts:
+            log.error("usage_conflicts", request_id=kept["request_id"], digest=kept["digest"])
+        for kept in batch.quarantine:
+            log.error("usage_quarantined", reason=kept["reason"], digest=kept["digest"])
+        return batch.results
+
+    def _terms(self) -> Terms:
+        return Terms(datetime.now(UTC), self._shards, self._max_balance_pico)
+
+
+def heads(connection: Connection, workspace_ids: Collection[str]) -> dict[str, Head]:
+    """Where the books of these workspaces stand; those that do not exist are left out."""
+    last = (
+        select(ledger_entry.c.seq, ledger_entry.c.balance_after_pico)
+        .where(ledger_entry.c.workspace_id == workspace.c.id)
+        .order_by(ledger_entry.c.seq.desc())
+        .limit(1)
+    )
+    # Two subqueries, each one step down an index, on either database; a join would invite another plan.
+    seq = last.with_only_columns(ledger_entry.c.seq).scalar_subquery()
+    balance = last.with_only_columns(ledger_entry.c.balance_after_pico).scalar_subquery()
+    found = connection.execute(select(workspace.c.id, seq, balance).where(workspace.c.id.in_(workspace_ids)))
+    return {id_: Head(seq or 0, balance or 0) for id_, seq, balance in found}
+
+
+def _records(connection: Connection, request_ids: Collection[str]) -> dict[str, Row]:
+    query = select(usage_record).where(usage_record.c.request_id.in_(request_ids))
+    return {record["request_id"]: record for record in rows(connection, query)}
+
+
+def _entry_of(connection: Connection, credit: Credit) -> Row | None:
+    same = (ledger_entry.c.workspace_id == credit.workspace_id) & (ledger_entry.c.reference == credit.reference)
+    first = row(connection, select(ledger_entry).where(same))
+    if first is not None and (first["amount_pico"], first["contra"]) != (credit.amount_pico, credit.contra):
+        raise Conflict(
+            f'reference "{credit.reference}" stands for another credit already: use a new one', param="reference"
+        )
+    return first
+
+
+def _insert(connection: Connection, batch: Batch) -> None:
+    if batch.records:
+        connection.execute(insert(usage_record), batch.records)
+    if batch.entries:
+        connection.execute(insert(ledger_entry), batch.entries)
+    _insert_new(connection, conflict, batch.conflicts)
+    _insert_new(connection, quarantine, batch.quarantine)
+
+
+def _insert_new(connection: Connection, table: Table, found: Iterable[Row]) -> None:
+    """Insert rows of a working table that it does not hold yet: a redelivered message adds nothing."""
+    new = {kept["digest"]: kept for kept in found}
+    if not new:
+        return
+    for digest in connection.scalars(select(table.c.digest).where(table.c.digest.in_(new))):
+        del new[digest]
+    if new:
+        connection.execute(insert(table), list(new.values()))
+
+
+def _events(message: Message) -> list[UsageRecorded | Refused]:
+    try:
+        return decode(message.body)
+    except TypeError as error:  # orjson reads deeper nesting than it writes
+        return [Refused(message.body, f"cannot be taken apart: {error}")]

@@ -1,0 +1,129 @@
+-- Version 0001 for SQLite. The same tables as in r0001_ledger.postgresql.sql: keep the two side by side.
+-- STRICT, because an integer that overflows becomes a REAL in any other table. Times are the text of
+-- shared.events.utc_text, which sorts as the moments do; booleans are 0 and 1.
+
+CREATE TABLE workspace (
+    id          TEXT    NOT NULL PRIMARY KEY CHECK (length(id) BETWEEN 1 AND 64 AND id NOT GLOB '*[^A-Za-z0-9_-]*'),
+    name        TEXT    NOT NULL,
+    strict      INTEGER NOT NULL CHECK (strict IN (0, 1)),
+    created_at  TEXT    NOT NULL
+) STRICT;
+
+CREATE TABLE api_key (
+    id               TEXT    NOT NULL PRIMARY KEY,  -- the public id: it may stand in logs and records
+    workspace_id     TEXT    NOT NULL REFERENCES workspace,
+    digest           TEXT    NOT NULL UNIQUE CHECK (length(digest) = 64),  -- SHA-256 in hex; the key itself is kept nowhere
+    label            TEXT    NOT NULL,
+    expires_at       TEXT,
+    revoked_at       TEXT,
+    spend_limit_pico INTEGER CHECK (spend_limit_pico >= 0),
+    limit_reset      TEXT    CHECK (limit_reset IN ('daily', 'weekly', 'monthly')),  -- NULL: over the key's lifetime
+    created_at       TEXT    NOT NULL
+) STRICT;
+CREATE INDEX api_key_of_workspace ON api_key (workspace_id, id);
+
+-- What one request used and what it cost: everything needed to compute the cost again.
+CREATE TABLE usage_record (
+    request_id               TEXT    NOT NULL PRIMARY KEY,
+    workspace_id             TEXT    NOT NULL REFERENCES workspace,
+    key_id                   TEXT    NOT NULL,  -- no foreign key: usage is never refused because of a key
+    lease_id                 TEXT,
+    provider                 TEXT    NOT NULL,
+    model                    TEXT    NOT NULL,
+    upstream_model           TEXT    NOT NULL,
+    supplier                 TEXT,
+    endpoint                 TEXT    NOT NULL,
+    stream                   INTEGER NOT NULL CHECK (stream IN (0, 1)),
+    outcome                  TEXT    NOT NULL,
+    finish_reason            TEXT,
+    native_finish_reason     TEXT,
+    input_tokens             INTEGER NOT NULL CHECK (input_tokens >= 0),
+    cache_read_tokens        INTEGER NOT NULL CHECK (cache_read_tokens >= 0),
+    cache_write_tokens       INTEGER NOT NULL CHECK (cache_write_tokens >= 0),
+    cache_write_1h_tokens    INTEGER NOT NULL CHECK (cache_write_1h_tokens >= 0),
+    output_tokens            INTEGER NOT NULL CHECK (output_tokens >= 0),
+    reasoning_tokens         INTEGER NOT NULL CHECK (reasoning_tokens >= 0),
+    usage_source             TEXT    NOT NULL,
+    input_rate_pico          INTEGER NOT NULL CHECK (input_rate_pico >= 0),
+    cache_read_rate_pico     INTEGER NOT NULL CHECK (cache_read_rate_pico >= 0),
+    cache_write_rate_pico    INTEGER NOT NULL CHECK (cache_write_rate_pico >= 0),
+    cache_write_1h_rate_pico INTEGER NOT NULL CHECK (cache_write_1h_rate_pico >= 0),
+    output_rate_pico         INTEGER NOT NULL CHECK (output_rate_pico >= 0),
+    pricing_version          TEXT    NOT NULL,
+    cost_pico                INTEGER NOT NULL CHECK (cost_pico >= 0),
+    service_tier             TEXT    NOT NULL,
+    started_at               TEXT    NOT NULL,
+    first_byte_ms            INTEGER,
+    duration_ms              INTEGER NOT NULL,
+    upstream_request_id      TEXT,
+    upstream_usage           TEXT,              -- canonical JSON
+    attempts                 TEXT    NOT NULL,  -- canonical JSON
+    user_digest              TEXT,
+    recorded_at              TEXT    NOT NULL
+) STRICT;
+-- A workspace's usage in the order of the books, page by page.
+CREATE INDEX usage_of_workspace ON usage_record (workspace_id, recorded_at, request_id);
+-- What a key spent since a moment; the cost stands in the index, so the table is not touched.
+CREATE INDEX spend_of_key ON usage_record (key_id, recorded_at, cost_pico);
+
+-- One row is one signed movement of a workspace's credit together with its counter-account: a whole double entry.
+CREATE TABLE ledger_entry (
+    entry_id           TEXT    NOT NULL PRIMARY KEY,
+    shard              INTEGER NOT NULL,
+    workspace_id       TEXT    NOT NULL REFERENCES workspace,
+    seq                INTEGER NOT NULL CHECK (seq >= 1),
+    contra             TEXT    NOT NULL CHECK (contra IN ('revenue', 'cash', 'promo', 'refund', 'adjustment')),
+    amount_pico        INTEGER NOT NULL CHECK (amount_pico <> 0),
+    balance_after_pico INTEGER NOT NULL,
+    request_id         TEXT    UNIQUE REFERENCES usage_record,
+    reference          TEXT,
+    reverses           TEXT    REFERENCES ledger_entry,
+    reason             TEXT,
+    actor              TEXT    NOT NULL,
+    recorded_at        TEXT    NOT NULL,
+    UNIQUE (workspace_id, seq),
+    UNIQUE (workspace_id, reference),
+    -- Usage is a debit to revenue that names its request; anything else names the payment or document behind it.
+    CHECK (CASE WHEN request_id IS NULL THEN reference IS NOT NULL
+                ELSE reference IS NULL AND contra = 'revenue' AND amount_pico < 0 END)
+) STRICT;
+
+-- Working tables, not the ledger. The digest makes a redelivered message change nothing.
+CREATE TABLE conflict (  -- a second, different record of a request: the first one stands, a person decides
+    digest      TEXT NOT NULL PRIMARY KEY,
+    request_id  TEXT NOT NULL REFERENCES usage_record,
+    body        BLOB NOT NULL,
+    recorded_at TEXT NOT NULL
+) STRICT;
+CREATE TABLE quarantine (  -- what could not be booked at all, whole, with the reason
+    digest      TEXT NOT NULL PRIMARY KEY,
+    body        BLOB NOT NULL,
+    reason      TEXT NOT NULL,
+    recorded_at TEXT NOT NULL
+) STRICT;
+
+-- Append-only. INSERT OR REPLACE deletes silently unless recursive_triggers is on: every connection turns it on.
+CREATE TRIGGER usage_record_no_update BEFORE UPDATE ON usage_record
+BEGIN
+    SELECT RAISE(ABORT, 'usage_record is append-only: post a correcting entry instead');
+END;
+CREATE TRIGGER usage_record_no_delete BEFORE DELETE ON usage_record
+BEGIN
+    SELECT RAISE(ABORT, 'usage_record is append-only: post a correcting entry instead');
+END;
+CREATE TRIGGER ledger_entry_no_update BEFORE UPDATE ON ledger_entry
+BEGIN
+    SELECT RAISE(ABORT, 'ledger_entry is append-only: post a correcting entry instead');
+END;
+CREATE TRIGGER ledger_entry_no_delete BEFORE DELETE ON ledger_entry
+BEGIN
+    SELECT RAISE(ABORT, 'ledger_entry is append-only: post a correcting entry instead');
+END;
+
+-- The insert guard: an entry continues its predecessor without a gap.
+CREATE TRIGGER ledger_entry_guard AFTER INSERT ON ledger_entry
+WHEN NEW.balance_after_pico - NEW.amount_pico IS NOT CASE NEW.seq WHEN 1 THEN 0 ELSE (
+    SELECT balance_after_pico FROM ledger_entry WHERE workspace_id = NEW.workspace_id AND seq = NEW.seq - 1) END
+BEGIN
+    SELECT RAISE(ABORT, 'ledger_entry does not continue the entry before it');
+END;

@@ -1,0 +1,117 @@
+"""A usage record in its three forms: the event that brought it, the row that keeps it, the JSON that shows it."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from services.billing.database import Row
+from services.billing.tables import MAX_AMOUNT_PICO
+from shared.events import Refused, UsageRecorded, utc_text
+from shared.ids import CHAT_PREFIX, request_id_of
+from shared.money import usd
+
+MAX_TEXT_CHARS = 500  # of any name or id: in UTF-8 it still fits PostgreSQL's index pages (2,704 bytes)
+
+TOKENS = ("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning")
+RATES = TOKENS[:-1]  # reasoning is a part of output, and priced there
+PLAIN = (
+    "request_id", "workspace_id", "key_id", "lease_id", "provider", "model", "upstream_model", "supplier",
+    "endpoint", "stream", "outcome", "finish_reason", "native_finish_reason", "usage_source", "pricing_version",
+    "service_tier", "first_byte_ms", "duration_ms", "upstream_request_id", "user_digest",
+)  # fmt: skip
+"""The fields of the event that are columns as they stand."""
+
+
+class BadEvent(ValueError):
+    """An event that reads well and still cannot be booked; the message is the reason kept in quarantine."""
+
+
+def accept(event: UsageRecorded | Refused) -> Row | Refused:
+    """The columns of `usage_record`, `recorded_at` apart, or why there are none."""
+    if isinstance(event, Refused):
+        return event
+    try:
+        return _row(event)
+    except BadEvent as error:
+        return Refused(_body(event), str(error))
+
+
+def _row(event: UsageRecorded) -> Row:
+    if request_id_of(event.request_id) != event.request_id:
+        raise BadEvent("request_id is not a UUID in lower case")
+    row = {name: getattr(event, name) for name in PLAIN}
+    row |= {f"{name}_tokens": getattr(event.tokens, name) for name in TOKENS}
+    row |= {f"{name}_rate_pico": getattr(event.rates_pico_usd_per_token, name) for name in RATES}
+    row["cost_pico"] = _cost_pico(event)
+    row["started_at"] = _moment(event.started_at)
+    for name, value in row.items():
+        _check_size(name, value)
+    row["upstream_usage"] = None if event.upstream_usage is None else _canonical(event.upstream_usage)
+    row["attempts"] = _canonical([attempt.model_dump() for attempt in event.attempts])
+    return row
+
+
+def json_of(row: Row) -> dict[str, Any]:
+    """The record as clients and auditors see it: money in decimal strings, the answer's own id as `id`."""
+    chat = row["endpoint"] == "chat.completions"
+    shown = (
+        "request_id", "workspace_id", "key_id", "model", "provider", "upstream_model", "endpoint", "stream",
+        "outcome", "finish_reason", "native_finish_reason", "usage_source", "service_tier",
+    )  # fmt: skip
+    return {
+        "id": f"{CHAT_PREFIX if chat else ''}{row['request_id']}",
+        **{name: row[name] for name in shown},
+        "tokens": {name: row[f"{name}_tokens"] for name in TOKENS},
+        "rates_pico_usd_per_token": {name: row[f"{name}_rate_pico"] for name in RATES},
+        "pricing_version": row["pricing_version"],
+        "cost_pico_usd": str(row["cost_pico"]),
+        "cost_usd": usd(row["cost_pico"]),
+        "started_at": utc_text(row["started_at"]),
+        "first_byte_ms": row["first_byte_ms"],
+        "duration_ms": row["duration_ms"],
+        "upstream_request_id": row["upstream_request_id"],
+        "attempts": orjson.loads(row["attempts"]),
+    }
+
+
+def _cost_pico(event: UsageRecorded) -> int:
+    if len(event.cost_pico_usd) > len(str(MAX_AMOUNT_PICO)):  # before int(), whose own limit is an error of its own
+        raise BadEvent(f"cost_pico_usd is larger than {MAX_AMOUNT_PICO}")
+    if event.cost != event.owed:
+        raise BadEvent(f"cost_pico_usd is {event.cost}, but outcome, tokens and rates make {event.owed}")
+    return event.cost
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            raise BadEvent("started_at has no time zone")
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise BadEvent(f"started_at: {error}") from None
+
+
+def _check_size(name: str, value: Any) -> None:
+    if isinstance(value, int) and value > MAX_AMOUNT_PICO:
+        raise BadEvent(f"{name} is larger than {MAX_AMOUNT_PICO}")
+    if isinstance(value, str) and (len(value) > MAX_TEXT_CHARS or "\0" in value):
+        raise BadEvent(f"{name} is longer than {MAX_TEXT_CHARS} characters, or contains a NUL")
+
+
+def _canonical(value: Any) -> str:
+    """JSON in one fixed form, so that the same content is the same text."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    except TypeError as error:
+        raise BadEvent(f"not writable as JSON: {error}") from None
+
+
+def _body(event: UsageRecorded) -> bytes:
+    """The event as JSON in one fixed form, for a person to look at."""
+    data = event.model_dump(exclude={"upstream_usage"})
+    try:
+        return orjson.dumps(data | {"upstream_usage": event.upstream_usage}, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # nested too deep to be written; no amount rests on it
+        return orjson.dumps(data, option=orjson.OPT_SORT_KEYS)

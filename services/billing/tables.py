@@ -1,0 +1,172 @@
+"""The tables as SQLAlchemy Core sees them; the schema itself is the SQL of `migrations`.
+
+The same Python values on both databases: `int` amounts, aware UTC datetimes, ids as text.
+"""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    Table,
+    Text,
+    TypeDecorator,
+)
+from sqlalchemy.dialects.postgresql import UUID
+from sqlalchemy.types import TypeEngine
+
+from shared.events import utc_text
+
+MAX_AMOUNT_PICO = 2**63 - 1  # BIGINT, in both databases: 9.2 million USD in one movement
+MAX_BALANCE_PICO = {"postgresql": 10**38 - 1, "sqlite": 2**63 - 1}  # NUMERIC(38,0); SQLite's widest integer
+
+
+class Balance(TypeDecorator[int]):
+    """A running balance: `int` here, NUMERIC(38,0) on PostgreSQL, INTEGER on SQLite."""
+
+    impl = Numeric
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[int] | TypeEngine[Decimal]:
+        """The column's type."""
+        return Numeric(38, 0) if dialect.name == "postgresql" else BigInteger()
+
+    def process_result_value(self, value: int | Decimal | None, _: Dialect) -> int | None:
+        """Exact, because the column holds no fraction."""
+        return None if value is None else int(value)
+
+
+class Moment(TypeDecorator[datetime]):
+    """A moment: an aware UTC datetime here, TIMESTAMPTZ on PostgreSQL, the text of `utc_text` on SQLite."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[datetime] | TypeEngine[str]:
+        """The column's type."""
+        return DateTime(timezone=True) if dialect.name == "postgresql" else Text()
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | str | None:
+        """A naive datetime is a mistake, never a guess."""
+        assert value is None or value.tzinfo is not None
+        return value if value is None or dialect.name == "postgresql" else utc_text(value)
+
+    def process_result_value(self, value: datetime | str | None, _: Dialect) -> datetime | None:
+        """In UTC, whatever the session's time zone."""
+        if value is None:
+            return None
+        return (datetime.fromisoformat(value) if isinstance(value, str) else value).astimezone(UTC)
+
+
+Id = Text().with_variant(UUID(as_uuid=False), "postgresql")
+"""A UUID in its canonical text."""
+
+metadata = MetaData()
+
+workspace = Table(
+    "workspace",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text),
+    Column("strict", Boolean),
+    Column("created_at", Moment),
+)
+
+api_key = Table(
+    "api_key",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("workspace_id", Text),
+    Column("digest", Text),
+    Column("label", Text),
+    Column("expires_at", Moment),
+    Column("revoked_at", Moment),
+    Column("spend_limit_pico", BigInteger),
+    Column("limit_reset", Text),
+    Column("created_at", Moment),
+)
+
+usage_record = Table(
+    "usage_record",
+    metadata,
+    Column("request_id", Id, primary_key=True),
+    Column("workspace_id", Text),
+    Column("key_id", Text),
+    Column("lease_id", Text),
+    Column("provider", Text),
+    Column("model", Text),
+    Column("upstream_model", Text),
+    Column("supplier", Text),
+    Column("endpoint", Text),
+    Column("stream", Boolean),
+    Column("outcome", Text),
+    Column("finish_reason", Text),
+    Column("native_finish_reason", Text),
+    Column("input_tokens", BigInteger),
+    Column("cache_read_tokens", BigInteger),
+    Column("cache_write_tokens", BigInteger),
+    Column("cache_write_1h_tokens", BigInteger),
+    Column("output_tokens", BigInteger),
+    Column("reasoning_tokens", BigInteger),
+    Column("usage_source", Text),
+    Column("input_rate_pico", BigInteger),
+    Column("cache_read_rate_pico", BigInteger),
+    Column("cache_write_rate_pico", BigInteger),
+    Column("cache_write_1h_rate_pico", BigInteger),
+    Column("output_rate_pico", BigInteger),
+    Column("pricing_version", Text),
+    Column("cost_pico", BigInteger),
+    Column("service_tier", Text),
+    Column("started_at", Moment),
+    Column("first_byte_ms", BigInteger),
+    Column("duration_ms", BigInteger),
+    Column("upstream_request_id", Text),
+    Column("upstream_usage", Text),
+    Column("attempts", Text),
+    Column("user_digest", Text),
+    Column("recorded_at", Moment),
+)
+
+ledger_entry = Table(
+    "ledger_entry",
+    metadata,
+    Column("entry_id", Id, primary_key=True),
+    Column("shard", Integer),
+    Column("workspace_id", Text),
+    Column("seq", BigInteger),
+    Column("contra", Text),
+    Column("amount_pico", BigInteger),
+    Column("balance_after_pico", Balance),
+    Column("request_id", Id),
+    Column("reference", Text),
+    Column("reverses", Id),
+    Column("reason", Text),
+    Column("actor", Text),
+    Column("recorded_at", Moment),
+)
+
+conflict = Table(
+    "conflict",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("request_id", Id),
+    Column("body", LargeBinary),
+    Column("recorded_at", Moment),
+)
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("digest", Text, primary_key=True),
+    Column("body", LargeBinary),
+    Column("reason", Text),
+    Column("recorded_at", Moment),
+)

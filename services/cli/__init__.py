@@ -1,0 +1,1 @@
+"""`opentoken …`: what an operator does from a terminal, over the services' own APIs."""

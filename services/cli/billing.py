@@ -1,0 +1,62 @@
+"""A client of billing's API, as small as a command line needs."""
+
+import json
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlencode
+from urllib.request import Request, urlopen
+
+from services.cli.settings import CREDENTIALS, Settings
+
+TIMEOUT_S = 30.0  # an operator's patience; billing answers in milliseconds
+PAGE = 1000  # rows in one call, the most that billing gives
+
+
+class Failed(Exception):
+    """The call did not succeed; the message is for the terminal."""
+
+
+class Billing:
+    """Calls with the admin token. Every method raises Failed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url, token = settings.billing_url.rstrip("/"), settings.token()
+        if not self._url.startswith(("http://", "https://")):
+            raise Failed(f"OPENTOKEN_BILLING_URL must start with http:// or https://, but is {self._url!r}")
+        if token is None:
+            raise Failed(
+                f"no admin token: set OPENTOKEN_ADMIN_TOKEN, or OPENTOKEN_DATA_DIR to where {CREDENTIALS} lies"
+            )
+        self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+
+    def call(self, method: str, *path: str, body: dict[str, Any] | None = None, **query: str | int) -> dict[str, Any]:
+        """One call; the path is given in parts, which are quoted. Members and parameters that are None are left out."""
+        url = "/".join([self._url, *(quote(part, safe="") for part in path)])
+        url += f"?{urlencode(query)}" if query else ""
+        sent = {name: value for name, value in body.items() if value is not None} if body is not None else None
+        data = None if sent is None else json.dumps(sent).encode()
+        request = Request(url, data, self._headers, method=method)  # noqa: S310 - the scheme was checked
+        try:
+            with urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310 - likewise
+                return dict(json.load(answer))
+        except HTTPError as error:
+            with error:
+                raise Failed(_message(error)) from None
+        except (URLError, OSError) as error:
+            raise Failed(f"billing at {self._url} cannot be reached: {getattr(error, 'reason', error)}") from None
+
+    def list(self, *path: str) -> list[dict[str, Any]]:
+        """All pages of a list."""
+        page = self.call("GET", *path, limit=PAGE)
+        rows = list(page["data"])
+        while page["has_more"]:
+            page = self.call("GET", *path, limit=PAGE, cursor=page["next_cursor"])
+            rows += page["data"]
+        return rows
+
+
+def _message(error: HTTPError) -> str:
+    try:
+        return f"{json.load(error)['error']['message']} (HTTP {error.code})"
+    except (ValueError, KeyError, TypeError):
+        return f"billing answered HTTP {error.code}, and not in its own words: is OPENTOKEN_BILLING_URL right?"

@@ -1,0 +1,25 @@
+"""What the commands print: a table for people, JSON for programs."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+
+def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_json: bool) -> None:
+    """Print rows: all of them as JSON lines, or their `columns` as a table."""
+    if as_json:
+        lines = [json.dumps(row) for row in rows]
+    else:
+        cells = [columns, *([_cell(row.get(name)) for name in columns] for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
+    for line in lines:
+        typer.echo(line)
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

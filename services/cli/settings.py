@@ -1,0 +1,28 @@
+"""Where the command line finds billing, and its credentials."""
+
+import json
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from shared.settings import Environment
+
+CREDENTIALS = "credentials.json"
+
+
+class Settings(Environment):
+    """The token may also lie in the data dir, where the local stack leaves it."""
+
+    billing_url: str = "http://127.0.0.1:8090"
+    admin_token: SecretStr | None = None
+    data_dir: Path = Path(".opentoken")
+
+    def token(self) -> str | None:
+        """The admin token, from the environment or else from the data dir."""
+        if self.admin_token is not None:
+            return self.admin_token.get_secret_value()
+        try:
+            token = json.loads((self.data_dir / CREDENTIALS).read_text("utf-8"))["admin_token"]
+        except (OSError, ValueError, KeyError, TypeError):  # no such file, or not the local stack's
+            return None
+        return token if isinstance(token, str) else None

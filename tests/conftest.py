@@ -1,0 +1,69 @@
+"""Fixtures that every test can ask for. Servers start when the first test asks, so unit tests start none."""
+
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+from tests import servers
+from tests.servers import Server
+
+SERVERS_USED = pytest.StashKey[list[str]]()
+
+APART = {
+    "long": "takes minutes: `make test-long`",
+    "faults": "kills servers or services at the worst moment: `make test-faults`",
+    "chaos": "kills parts of the whole system at random, under load: `make chaos`",
+}
+
+hypothesis.settings.register_profile("ci", max_examples=50, derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile("long", max_examples=5_000, deadline=None)
+hypothesis.settings.load_profile("ci")  # `--hypothesis-profile` has the last word
+
+
+@pytest.fixture(scope="session")
+def postgres_server(pytestconfig: pytest.Config) -> Iterator[Server]:
+    """The PostgreSQL of this run."""
+    with servers.postgres_server() as server:
+        pytestconfig.stash[SERVERS_USED].append(str(server))
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(pytestconfig: pytest.Config) -> Iterator[Server]:
+    """The RabbitMQ of this run."""
+    with servers.rabbitmq_server() as server:
+        pytestconfig.stash[SERVERS_USED].append(str(server))
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: Server) -> Iterator[str]:
+    """The SQLAlchemy URL, `postgresql+psycopg://…`, of an empty database that only this test uses."""
+    with servers.database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture
+def broker_url(rabbitmq_server: Server) -> Iterator[str]:
+    """The URL, `amqp://…/vhost`, of an empty virtual host that only this test uses."""
+    with servers.vhost(rabbitmq_server) as url:
+        yield url
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[SERVERS_USED] = []
+    for mark, meaning in APART.items():
+        config.addinivalue_line("markers", f"{mark}: {meaning}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a server, so that `-m 'not servers'` holds without anyone's care."""
+    for item in items:
+        if {"postgres_server", "rabbitmq_server"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("servers")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if used := config.stash[SERVERS_USED]:
+        terminalreporter.write_line(f"servers: {', '.join(used)}")

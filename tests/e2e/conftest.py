@@ -1,0 +1,34 @@
+"""Each end-to-end test runs twice: on the embedded stack, and on separate processes over RabbitMQ and PostgreSQL."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import servers
+from tests.e2e import stacks
+from tests.e2e.stacks import Stack
+from tests.servers import Server
+
+
+@pytest.fixture(scope="session")
+def local_stack() -> Iterator[Stack]:
+    """One process on SQLite."""
+    with stacks.local() as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def separate_stack(postgres_server: Server, rabbitmq_server: Server) -> Iterator[Stack]:
+    """A process for each service, on real servers."""
+    with (
+        servers.database(postgres_server) as database_url,
+        servers.vhost(rabbitmq_server) as broker_url,
+        stacks.separate(database_url, broker_url) as stack,
+    ):
+        yield stack
+
+
+@pytest.fixture(params=["local", pytest.param("separate", marks=pytest.mark.servers)])
+def stack(request: pytest.FixtureRequest) -> Stack:
+    """A running OpenToken."""
+    return request.getfixturevalue(f"{request.param}_stack")

@@ -1,0 +1,208 @@
+"""Every golden exchange through the pure functions of its provider's folder: no socket, no loop."""
+
+import base64
+import json
+import struct
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from services.workers import anthropic, google, replies
+from services.workers.provider import Failed, Provider, Supplier, UpstreamReply, UpstreamRequest, Usage, Vectors
+from services.workers.reader import Translation
+from services.workers.settle import trusted
+from shared import catalog
+from shared.errors import UpstreamError
+from shared.money import cost_pico
+from shared.openai import ChatRequest, EmbeddingsRequest, parse
+from tests.golden.exchanges import Exchange, comparable, exchanges, said
+
+CATALOG = catalog.load()
+PROVIDERS: dict[str, Provider] = {"anthropic": anthropic.PROVIDER, "google": google.PROVIDER}
+SUPPLIERS = {
+    "anthropic": Supplier("golden", "https://api.anthropic.com", {"x-api-key": "$ANTHROPIC_API_KEY"}),
+    "google": Supplier(
+        "golden", "https://generativelanguage.googleapis.com/v1beta", {"x-goog-api-key": "$GEMINI_API_KEY"}
+    ),
+}
+NOT_YET = {
+    "google/10_cache_write": "CachedContent",
+    "google/11_cache_read_stream": "CachedContent",
+    "google/12_cache_too_small_fallback": "CachedContent",
+}
+FOUND = [one for provider in PROVIDERS for one in exchanges(provider) if one.upstream and one.name not in NOT_YET]
+ALL = [pytest.param(one, id=one.name) for one in FOUND]
+STREAMED = [pytest.param(one, id=one.name) for one in FOUND if one.streamed]
+REFUSED = [pytest.param(one, id=one.name) for one in FOUND if one.answer["status"] != 200]
+WHOLE = [pytest.param(one, id=one.name) for one in FOUND if not one.streamed and one.answer["status"] == 200]
+
+
+class Played:
+    """One golden, its request parsed, its upstream calls made and answered."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.exchange = exchange
+        self.provider = PROVIDERS[exchange.path.parent.name]
+        self.supplier = SUPPLIERS[exchange.path.parent.name]
+        body = json.dumps(exchange.request).encode()
+        self.is_chat = exchange.content["client"]["path"].endswith("/chat/completions")
+        self.request: Any = parse(ChatRequest, body) if self.is_chat else parse(EmbeddingsRequest, body)
+        self.model = CATALOG[self.request.model]
+
+    def calls(self) -> Iterator[tuple[UpstreamRequest, dict[str, Any]]]:
+        """Each call with the golden's own; `result` is set when the plan has ended."""
+        plan = self._plan()
+        upstream = iter(self.exchange.upstream)
+        reply: Any = None
+        while True:
+            try:
+                call = plan.send(reply)
+            except StopIteration as end:
+                self.result = end.value
+                break
+            expected = next(upstream)
+            yield call, expected
+            reply = self.reply(expected["response"])
+        if isinstance(self.result, UpstreamRequest):
+            self.last = next(upstream)
+            yield self.result, self.last
+
+    def _plan(self) -> Any:
+        if self.is_chat:
+            return self.provider.plan(self.request, self.model, self.supplier)
+        assert self.provider.embeddings is not None
+        return self.provider.embeddings.plan(self.request, self.model, self.supplier)
+
+    def reply(self, response: dict[str, Any]) -> UpstreamReply:
+        headers = {name.lower(): value for name, value in response["headers"].items()}
+        return UpstreamReply(response["status"], headers, self.exchange.bytes_of(response))
+
+
+def play(exchange: Exchange) -> Played:
+    played = Played(exchange)
+    for _ in played.calls():
+        pass
+    return played
+
+
+def streamed(played: Played, pieces: list[bytes]) -> tuple[bytes, Usage, Any]:
+    """What the client would read, when the upstream stream comes in these pieces."""
+    headers = {name.lower(): value for name, value in played.last["response"]["headers"].items()}
+    translation = Translation(played.provider.stream(played.request, headers))
+    stream, chunks = translation.stream, replies.Chunks("golden", 1795350000, played.model.id)
+    sent = [chunks.role()]
+    try:
+        for piece in pieces:
+            sent.append(chunks.deltas(translation.feed(piece)))  # noqa: PERF401 - what came before a failure counts
+        translation.end()
+    except Failed as failed:
+        sent.append(replies.interruption(UpstreamError.interrupted(failed.words), 0))
+        return b"".join(sent), stream.usage, stream
+    assert stream.finish is not None
+    usage = trusted(played.request, translation.text_bytes, stream.usage)
+    sent.append(chunks.end(stream.finish, usage.tokens, cost_pico(usage.tokens, played.model.rates)))
+    return b"".join(sent), usage, stream
+
+
+@pytest.mark.parametrize("exchange", ALL)
+def test_the_upstream_calls_are_the_golden_ones(exchange: Exchange) -> None:
+    calls = 0
+    for call, expected in Played(exchange).calls():
+        calls += 1
+        assert call.method == expected["method"]
+        assert call.url == expected["url"]
+        assert dict(call.headers) == expected["headers"]
+        assert json.loads(call.body) == expected["request"]
+    assert calls == len(exchange.upstream)
+
+
+@pytest.mark.parametrize("exchange", WHOLE)
+def test_a_whole_answer_reads_as_the_golden_one_and_counts_the_same(exchange: Exchange) -> None:
+    played = play(exchange)
+    if isinstance(played.result, Vectors):
+        check_vectors(exchange, played, played.result)
+        return
+    answer = played.provider.answer(played.request, played.reply(played.last["response"]))
+    check_record(exchange, played, answer.usage, answer.finish, answer.upstream_id)
+    cost = cost_pico(answer.usage.tokens, played.model.rates)
+    body = json.loads(replies.completion("golden", 1795350000, played.model.id, answer, answer.usage, cost))
+    assert comparable(body) == comparable(exchange.answer["body"])
+
+
+@pytest.mark.parametrize("exchange", STREAMED)
+def test_a_stream_reads_as_the_golden_one_and_counts_the_same(exchange: Exchange) -> None:
+    played = play(exchange)
+    upstream = exchange.bytes_of(played.last["response"])
+    client, usage, stream = streamed(played, [upstream])
+    assert said(client) == said(exchange.bytes_of(exchange.answer))
+    if exchange.record is not None:
+        check_record(exchange, played, usage, stream.finish, stream.upstream_id)
+
+
+@pytest.mark.parametrize("exchange", STREAMED)
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
+def test_where_a_stream_is_cut_changes_nothing(exchange: Exchange, line_end: bytes) -> None:
+    played = play(exchange)
+    upstream = exchange.bytes_of(played.last["response"]).replace(b"\r\n", b"\n").replace(b"\n", line_end)
+    upstream += line_end if line_end == b"\r" else b""  # a lone CR at the very end may be half of a CRLF
+    whole = streamed(played, [upstream])
+    byte_by_byte = streamed(played, [upstream[i : i + 1] for i in range(len(upstream))])
+    assert without_ids(byte_by_byte) == without_ids(whole)
+    for cut in range(len(upstream)):
+        assert without_ids(streamed(played, [upstream[:cut], upstream[cut:]])) == without_ids(whole)
+
+
+def without_ids(result: tuple[bytes, Usage, Any]) -> tuple[Any, Usage]:
+    return said(result[0]), result[1]
+
+
+@pytest.mark.parametrize("exchange", REFUSED)
+def test_a_refusal_is_told_as_the_golden_one(exchange: Exchange) -> None:
+    played = play(exchange)
+    failed = played.provider.failure(played.reply(played.last["response"]))
+    expected = exchange.answer
+    assert failed.error.status == expected["status"]
+    assert failed.error.body() == expected["body"]
+    told = {name.lower(): value for name, value in failed.error.headers.items()}
+    assert told == {name: value for name, value in expected["headers"].items() if name != "content-type"}
+
+
+def check_record(exchange: Exchange, played: Played, usage: Usage, finish: Any, upstream_id: str | None) -> None:
+    record = exchange.record
+    assert record is not None
+    tokens, rates = usage.tokens, played.model.rates
+    assert {name: getattr(tokens, name) for name in record["tokens"]} == record["tokens"]
+    expected_rates = record["rates_pico_usd_per_token"]
+    assert {name: getattr(rates, name) for name in expected_rates} == expected_rates
+    assert cost_pico(tokens, rates) == record["cost_pico_usd"]["total"]
+    assert (finish and finish.reason) == record["finish_reason"]
+    assert (finish and finish.native) == record["native_finish_reason"]
+    assert upstream_id == record["upstream_request_id"]
+    assert played.model.upstream == record["upstream_model"]
+    assert not usage.estimated
+
+
+def check_vectors(exchange: Exchange, played: Played, result: Vectors) -> None:
+    check_record(exchange, played, result.usage, None, result.upstream_id)
+    cost = cost_pico(result.usage.tokens, played.model.rates)
+    as_base64 = played.request.encoding_format == "base64"
+    body = json.loads(replies.embeddings(played.model.id, result, cost, as_base64=as_base64))
+    expected = exchange.answer["body"]
+    assert {**body, "data": None} == {**expected, "data": None}
+    for mine, golden in zip(body["data"], expected["data"], strict=True):
+        assert {**mine, "embedding": None} == {**golden, "embedding": None}
+        assert floats(mine["embedding"]) == pytest.approx(floats(golden["embedding"]), abs=1e-6)
+
+
+def floats(embedding: Any) -> list[float]:
+    if isinstance(embedding, list):
+        return embedding
+    raw = base64.b64decode(embedding)
+    return list(struct.unpack(f"<{len(raw) // 4}f", raw))
+
+
+def test_every_golden_url_is_one_of_its_providers() -> None:
+    hosts = {urlsplit(call["url"]).hostname for one in FOUND for call in one.upstream}
+    assert hosts == {"api.anthropic.com", "generativelanguage.googleapis.com"}

@@ -1,0 +1,93 @@
+import pytest
+from sqlalchemy import insert
+from sqlalchemy.exc import IntegrityError
+
+from services.billing.batch import Head, Terms
+from services.billing.database import connect
+from services.billing.ledger import Credit
+from services.billing.tables import MAX_BALANCE_PICO, ledger_entry
+from tests.integration.billing.test_ledger import TEN_USD, books
+from tests.unit.billing.events import usage
+
+TABLES = ("usage_record", "ledger_entry")
+ANYWHERE = ("UPDATE {table} SET recorded_at = recorded_at", "DELETE FROM {table}")
+CHANGES = {
+    "sqlite": (*ANYWHERE, "INSERT OR REPLACE INTO {table} SELECT * FROM {table}"),
+    "postgresql": (
+        *ANYWHERE,
+        "TRUNCATE {table} CASCADE",
+        "UPDATE {table} SET recorded_at = recorded_at WHERE false",
+        "DO 'BEGIN SET LOCAL session_replication_role = replica; DELETE FROM {table}; END'",
+    ),
+}
+
+
+@pytest.fixture
+def written(engine, ledger):
+    """Books with two entries and a record."""
+    ledger.credit(Credit("w", TEN_USD, "payment-1", "admin"))
+    ledger.record([usage()])
+    return engine
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_what_is_in_the_books_cannot_be_changed_or_deleted(written, table):
+    before = books(written)
+    for change in CHANGES[written.dialect.name]:
+        with (
+            pytest.raises(IntegrityError, match=f"{table} is append-only: post a correcting entry instead"),
+            written.begin() as connection,
+        ):
+            connection.exec_driver_sql(change.format(table=table))
+        assert books(written) == before
+
+
+@pytest.mark.parametrize(
+    ("workspace_id", "head", "amount_pico"),
+    [
+        ("w", Head(4, TEN_USD), TEN_USD),  # a gap
+        ("w", Head(3, TEN_USD), TEN_USD),  # a balance that does not follow
+        ("w", Head(2, 2 * TEN_USD), TEN_USD),  # a number that is taken
+        ("a", Head(2, TEN_USD), TEN_USD),  # a beginning in the middle
+        ("a", Head(1, TEN_USD + 1), TEN_USD),  # a beginning out of nothing
+        ("a", Head(0, TEN_USD), TEN_USD),  # a number below the first
+        ("nobody", Head(1, TEN_USD), TEN_USD),  # nobody's entry
+        ("a", Head(1, 0), 0),  # a movement of nothing
+    ],
+)
+def test_an_entry_that_does_not_continue_the_books_is_refused_by_the_database_itself(
+    written, workspace_id, head, amount_pico
+):
+    terms = Terms(books(written)["ledger_entry"][0]["recorded_at"], 1, MAX_BALANCE_PICO["postgresql"])
+    entry = terms.entry(workspace_id, head, amount_pico, contra="cash", reference="payment-2", actor="mallory")
+    before = books(written)
+    with pytest.raises(IntegrityError), written.begin() as connection:
+        connection.execute(insert(ledger_entry), entry)
+    assert books(written) == before
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"contra": "cash"},  # neither a request nor a reference
+        {"contra": "gift", "reference": "payment-2"},
+        {"contra": "cash", "reference": "payment-1"},  # a reference that is taken
+    ],
+)
+def test_an_entry_without_an_origin_of_its_own_is_refused_by_the_database_itself(written, columns):
+    entries = {entry["seq"]: entry for entry in books(written)["ledger_entry"]}
+    terms = Terms(entries[1]["recorded_at"], 1, MAX_BALANCE_PICO["sqlite"])
+    head = Head(2, entries[2]["balance_after_pico"]).moved(1)
+    with pytest.raises(IntegrityError), written.begin() as connection:
+        connection.execute(insert(ledger_entry), terms.entry("w", head, 1, actor="mallory", **columns))
+
+
+def test_sqlite_is_opened_so_that_committed_means_on_the_disk(tmp_path):
+    engine = connect(f"sqlite:///{tmp_path}/ledger.db")
+    with engine.connect() as connection:
+        pragmas = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "recursive_triggers")
+        }
+    engine.dispose()
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "recursive_triggers": 1}

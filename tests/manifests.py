@@ -1,0 +1,206 @@
+"""Checks what deploys OpenToken: every overlay against Kubernetes' schemas and our own rules, and docker-compose.yml.
+
+`python -m tests.manifests` prints a line for each and exits with 1 where anything was found.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate as schemas
+import yaml
+
+from shared import catalog
+from shared.http import GRACE_S
+from tests import kustomize
+from tests.kustomize import POD, Document, at
+
+Check = Callable[[list[Document]], Iterator[str]]
+
+ROOT = Path(__file__).parents[1]
+COMPOSE = ROOT / "docker-compose.yml"
+KUBERNETES = ROOT / "deploy" / "kubernetes"
+OVERLAYS = ("overlays/dev", "overlays/prod")
+RENDERERS = (("kubectl", "kustomize"), ("kustomize", "build"))
+RENDER_TIMEOUT_S = 60  # it reads a few files; whatever takes longer waits for a network
+WORKLOADS = ("Deployment", "StatefulSet", "Job")
+
+
+def main() -> None:
+    """Check everything; the exit code tells."""
+    renderer = next((one for one in RENDERERS if shutil.which(one[0])), None)
+    by = renderer[0] if renderer else kustomize.__name__
+    found = 0
+    for overlay in OVERLAYS:
+        documents = rendered(KUBERNETES / overlay, renderer)
+        found += _report(f"{overlay}: {len(documents)} documents rendered by {by}", findings(documents))
+    services = yaml.safe_load(COMPOSE.read_text("utf-8"))["services"]
+    found += _report(f"{COMPOSE.name}: {len(services)} services", compose(services))
+    sys.exit(1 if found else 0)
+
+
+def rendered(folder: Path, renderer: tuple[str, str] | None) -> list[Document]:
+    """The documents of a kustomization, by an installed tool or by ours."""
+    if renderer is None:
+        try:
+            return kustomize.render(folder)
+        except kustomize.Unsupported as error:
+            sys.exit(str(error))
+    done = subprocess.run([*renderer, str(folder)], check=False, capture_output=True, timeout=RENDER_TIMEOUT_S)
+    if done.returncode:
+        sys.exit(f"{' '.join(renderer)} {folder}: {done.stderr.decode().strip()}")
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def schema(documents: list[Document]) -> Iterator[str]:
+    """Every document fits the schema of its kind, with no member that Kubernetes does not know."""
+    for document in documents:
+        try:
+            schemas.validate(document, schemas.latest_version(), strict=True)
+        except schemas.ValidationError as error:
+            yield f"{_name(document)}: {'.'.join(map(str, error.path))}: {error.message}"
+        except schemas.SchemaNotFoundError as error:
+            yield f"{_name(document)}: {error.message}"
+
+
+def images(documents: list[Document]) -> Iterator[str]:
+    """Every image has a tag, and it is not `latest`."""
+    for name, _, container in _containers(documents):
+        if not _tagged(container["image"]):
+            yield f"{name}: image {container['image']} needs a tag other than latest"
+
+
+def resources(documents: list[Document]) -> Iterator[str]:
+    """Every container says what CPU and memory it needs, and where its memory ends."""
+    for name, _, container in _containers(documents):
+        for path in (("requests", "cpu"), ("requests", "memory"), ("limits", "memory")):
+            if not at(container, ("resources", *path)):
+                yield f"{name}: resources.{'.'.join(path)} is missing"
+
+
+def restricted(documents: list[Document]) -> Iterator[str]:
+    """Every pod fits the restricted Pod Security Standard, on a read-only root, and holds no API token."""
+    tokenless = [
+        one["metadata"]["name"]
+        for one in documents
+        if one["kind"] == "ServiceAccount" and one.get("automountServiceAccountToken") is False
+    ]
+    for name, pod, container in _containers(documents):
+        own = container.get("securityContext", {})
+        held = {
+            "runAsNonRoot": at(pod, ("securityContext", "runAsNonRoot")) is True,
+            "seccompProfile: RuntimeDefault": at(pod, ("securityContext", "seccompProfile", "type"))
+            == "RuntimeDefault",
+            "allowPrivilegeEscalation: false": own.get("allowPrivilegeEscalation") is False,
+            "readOnlyRootFilesystem": own.get("readOnlyRootFilesystem") is True,
+            "capabilities.drop: [ALL]": at(own, ("capabilities", "drop")) == ["ALL"],
+            "automountServiceAccountToken: false": pod.get("automountServiceAccountToken") is False
+            or pod.get("serviceAccountName") in tokenless,
+        }
+        yield from (f"{name}: {rule} is missing" for rule, fine in held.items() if not fine)
+
+
+def probes(documents: list[Document]) -> Iterator[str]:
+    """Whatever serves is probed; our own processes have the time to finish running streams."""
+    for name, pod, container in _containers(documents):
+        if name.startswith("Job/"):
+            continue
+        yield from (f"{name}: {one} is missing" for one in ("readinessProbe", "livenessProbe") if one not in container)
+        if name.startswith("Deployment/") and pod.get("terminationGracePeriodSeconds", 30) <= GRACE_S:
+            yield f"{name}: terminationGracePeriodSeconds must be above the {GRACE_S:.0f} s for running streams"
+
+
+def secrets(documents: list[Document]) -> Iterator[str]:
+    """An overlay holds all the Secrets that it names, or none: those of production are not in the repository."""
+    held = {one["metadata"]["name"] for one in documents if one["kind"] == "Secret"}
+    named = {
+        source["secretRef"]["name"]
+        for _, _, container in _containers(documents)
+        for source in container.get("envFrom", [])
+        if "secretRef" in source
+    }
+    if held:
+        yield from (f"Secret/{name} is named, but not there" for name in sorted(named - held))
+
+
+def providers(documents: list[Document]) -> Iterator[str]:
+    """Every provider of the catalog has its workers, behind a headless Service of the name that the edge resolves."""
+    there = {_name(document): document for document in documents}
+    for provider in catalog.load().providers:
+        worker = there.get(f"Deployment/worker-{provider}")
+        if at(worker, (*POD, "containers", "0", "args")) != [f"services.workers.{provider}"]:
+            yield f"no Deployment runs services.workers.{provider}: add deploy/kubernetes/providers/{provider}"
+        if at(there.get(f"Service/worker-{provider}"), ("spec", "clusterIP")) != "None":
+            yield f"Service/worker-{provider} must be there, and headless"
+
+
+CHECKS: tuple[Check, ...] = (
+    schema,
+    images,
+    resources,
+    restricted,
+    probes,
+    secrets,
+    providers,
+)
+
+
+def findings(documents: list[Document]) -> Iterator[str]:
+    """Whatever any check finds in an overlay."""
+    return (finding for check in CHECKS for finding in check(documents))
+
+
+def compose(services: dict[str, Any]) -> Iterator[str]:
+    """Every service of docker-compose.yml is tagged, watched and no root; every provider has its worker."""
+    for name, service in services.items():
+        if not _tagged(service["image"]):
+            yield f"{name}: image {service['image']} needs a tag other than latest"
+        if service.get("restart") != "no" and "test" not in service.get("healthcheck", {}):
+            yield f"{name}: has no healthcheck, and is no one-shot (restart: 'no')"
+        user = service.get("user") or (_image_user() if "build" in service else "")
+        if not re.fullmatch(r"[1-9]\d*:[1-9]\d*", user):
+            yield f"{name}: must run as a user other than root, by number (uid:gid)"
+    for provider in catalog.load().providers:
+        if services.get(f"worker-{provider}", {}).get("command") != [f"services.workers.{provider}"]:
+            yield f"no service worker-{provider} runs services.workers.{provider}"
+
+
+def _image_user() -> str:
+    """The user that our image runs as: the last one that its Dockerfile names."""
+    dockerfile = (ROOT / "deploy" / "docker" / "Dockerfile").read_text("utf-8")
+    users: list[str] = re.findall(r"^USER (\S+)$", dockerfile, re.MULTILINE)
+    return users[-1] if users else ""
+
+
+def _containers(documents: list[Document]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """The name of each workload, its pod, and each container in it."""
+    for document in documents:
+        if document["kind"] in WORKLOADS:
+            pod = at(document, POD)
+            for container in pod["containers"] + pod.get("initContainers", []):
+                yield _name(document), pod, container
+
+
+def _name(document: Document) -> str:
+    return f"{document['kind']}/{document['metadata']['name']}"
+
+
+def _tagged(image: str) -> bool:
+    _, _, tag = image.rpartition("/")[2].partition(":")
+    return tag not in {"", "latest"}
+
+
+def _report(what: str, found: Iterator[str]) -> int:
+    """Print what was checked and what was found; how many findings."""
+    lines = [f"  {finding}\n" for finding in found]
+    sys.stdout.write(f"{what}: {f'{len(lines)} findings' if lines else 'ok'}\n")
+    sys.stdout.writelines(lines)
+    return len(lines)
+
+
+if __name__ == "__main__":
+    main()
