@@ -21,14 +21,14 @@ LimitReset = Literal["daily", "weekly", "monthly"]
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """From `start` up to `end`, which belongs to the next window; both None where it has no bounds."""
+    """From `start` up to `end`, which belongs to the next window."""
 
-    start: datetime | None
-    end: datetime | None
+    start: datetime
+    end: datetime
 
 
-def window(limit_reset: LimitReset | None, now: datetime) -> Window:
-    """The window that holds `now`."""
+def window(limit_reset: LimitReset | None, now: datetime) -> Window | None:
+    """The window that holds `now`; None where the limit is for the key's lifetime."""
     day = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     match limit_reset:
         case "daily":
@@ -40,7 +40,7 @@ def window(limit_reset: LimitReset | None, now: datetime) -> Window:
             first = day.replace(day=1)
             return Window(first, (first + timedelta(days=31)).replace(day=1))
         case None:
-            return Window(None, None)
+            return None
 
 
 class Standings:
@@ -59,7 +59,7 @@ class Standings:
                 raise NotFound("no key has this digest")
             current = window(key.limit_reset, datetime.now(UTC))
             spend = select(func.coalesce(func.sum(usage_record.c.cost_pico), 0)).where(usage_record.c.key_id == key.id)
-            if current.start is not None:
+            if current is not None:
                 spend = spend.where(usage_record.c.recorded_at >= current.start)
             spend_pico = int(connection.execute(spend).scalar_one())
             balance_pico = heads(connection, [key.workspace_id])[key.workspace_id].balance_pico
@@ -74,5 +74,5 @@ class Standings:
             "spend_limit_pico": None if key.spend_limit_pico is None else str(key.spend_limit_pico),
             "limit_reset": key.limit_reset,
             "window_spend_pico": str(spend_pico),
-            "window_resets_at": current.end and utc_text(current.end),
+            "window_resets_at": current and utc_text(current.end),
         }

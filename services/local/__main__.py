@@ -15,7 +15,7 @@ OpenToken is ready.
 
   curl http://{host}:{edge}/v1/chat/completions \\
     -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \\
-    -d '{{"model": "anthropic/claude-haiku-4-5", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    -d '{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
 
   books      http://{host}:{billing}/v1/workspaces/demo/balance
   auditor    {auditor}
@@ -29,15 +29,18 @@ async def serve(settings: LocalSettings) -> None:
     """Run the stack until told to stop."""
     secrets, models = secrets_of(settings), catalog.load(settings.catalog)
     async with running(settings, secrets, models) as stack:
-        sys.stdout.write(_greeting(settings, secrets, stack))
+        sys.stdout.write(
+            _greeting(settings, secrets, stack, next(m.id for m in models if "streaming" in m.capabilities))
+        )
         sys.stdout.flush()
         await http.until_told_to_stop()
 
 
-def _greeting(settings: LocalSettings, secrets: dict[str, str], stack: Running) -> str:
+def _greeting(settings: LocalSettings, secrets: dict[str, str], stack: Running, model: str) -> str:
     simulated = ", ".join(stack.simulated)
     return GREETING.format(
         host=settings.host,
+        model=model,
         edge=stack.edge_port,
         billing=stack.billing_port,
         key=secrets["bootstrap_key"],

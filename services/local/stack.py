@@ -15,7 +15,7 @@ from services.edge.app import build_app as build_edge
 from services.local.settings import LocalSettings
 from services.simulator.app import build_app as build_simulator
 from services.workers.host import build_app as build_worker
-from services.workers.provider import Provider
+from services.workers.provider import Provider, Supplier
 from shared.bus.connect import LOCAL, connect
 from shared.catalog import Catalog
 from shared.http import listening
@@ -44,15 +44,14 @@ async def running(settings: LocalSettings, secrets: dict[str, str], models: Cata
         stack.push_async_callback(bus.close)
         billing = build_billing(_billing_settings(settings, secrets), bus)
         billing_port = await stack.enter_async_context(listening(billing, settings.host, settings.billing_port))
+        simulator_port = await stack.enter_async_context(listening(build_simulator(), LOOPBACK, 0))
         worker_urls: dict[str, str] = {}
         for name in models.providers:
             provider: Provider = importlib.import_module(f"services.workers.{name}").PROVIDER
             suppliers = provider.suppliers(load(provider.settings))
             if not suppliers:
                 simulated.append(name)
-                port = await stack.enter_async_context(listening(build_simulator(), LOOPBACK, 0))
-                own = provider.settings(api_key=SecretStr("simulated"), base_url=f"http://{LOOPBACK}:{port}")
-                suppliers = provider.suppliers(own)
+                suppliers = _simulated(provider, simulator_port)
             worker = build_worker(provider, suppliers, models, internal, lambda: bus, _spool(settings, name))
             port = await stack.enter_async_context(listening(worker, LOOPBACK, 0))
             worker_urls[name] = f"http://{LOOPBACK}:{port}"
@@ -60,6 +59,11 @@ async def running(settings: LocalSettings, secrets: dict[str, str], models: Cata
         edge = build_edge(models, internal, worker_urls, to_billing, lambda: bus, _spool(settings, "edge"))
         edge_port = await stack.enter_async_context(listening(edge, settings.host, settings.edge_port))
         yield Running(edge_port, billing_port, simulated)
+
+
+def _simulated(provider: Provider, port: int) -> list[Supplier]:
+    settings = provider.settings(api_key=SecretStr("simulated"), base_url=f"http://{LOOPBACK}:{port}")
+    return provider.suppliers(settings)
 
 
 def _migrate(settings: LocalSettings) -> None:

@@ -105,8 +105,8 @@ def build_app(settings: SimulatorSettings | None = None) -> web.Application:
     app.router.add_get("/health", health)
     app.router.add_get("/simulator/served", simulator.read_served)
     app.router.add_delete("/simulator/served", simulator.clear_served)
-    app.router.add_post("/v1/messages", simulator.handler("anthropic", anthropic.messages))
-    app.router.add_post("/v1beta/models/{model}:{method}", simulator.handler("google", google.models))
+    app.router.add_post("/v1/messages", simulator.handler("anthropic", anthropic.respond))
+    app.router.add_post("/v1beta/models/{model}:{method}", simulator.handler("google", google.respond))
     return app
 
 

@@ -37,14 +37,23 @@ class Delivery:
         self._sent_bytes = 0
 
     async def run(self, stopping: asyncio.Event) -> web.StreamResponse:
-        """Send it all. A client that leaves is written down with what had been sent to it."""
+        """Send it all. A client that leaves is written down with what had been sent to it.
+
+        The entry is made before the end of the body is sent, so that whoever has read the answer finds it.
+        """
         try:
-            return await self._run(stopping)
+            response = await self._send(stopping)
         except (ConnectionResetError, asyncio.CancelledError):
             self._record("client_left")
             raise
+        self._record(self._script.body.outcome)
+        if self._script.body.cut and self._request.transport is not None:
+            self._request.transport.close()
+        else:
+            await response.write_eof()
+        return response
 
-    async def _run(self, stopping: asyncio.Event) -> web.StreamResponse:
+    async def _send(self, stopping: asyncio.Event) -> web.StreamResponse:
         script = self._script
         if script.directives.delay_ms:
             await asyncio.sleep(script.directives.delay_ms / 1000)
@@ -54,21 +63,12 @@ class Delivery:
         response.content_length = script.body.length
         await response.prepare(self._request)
         self._status = script.status
-        await self._write(response)
-        self._record(script.body.outcome)  # before the end of the body, so that whoever has read it finds the entry
-        if script.body.cut and self._request.transport is not None:
-            self._request.transport.close()
-        else:
-            await response.write_eof()
-        return response
-
-    async def _write(self, response: web.StreamResponse) -> None:
-        pause_s = self._script.directives.chunk_delay_ms / 1000
         for data in self._pieces():
             await response.write(data)
             self._sent_bytes += len(data)
-            if self._script.body.length is None:  # lets the loop send each piece by itself
-                await asyncio.sleep(pause_s)
+            if script.body.length is None:  # without a pause the loop would send several pieces at once
+                await asyncio.sleep(script.directives.chunk_delay_ms / 1000)
+        return response
 
     def _pieces(self) -> Iterator[bytes]:
         frames = self._script.body.frames

@@ -4,6 +4,7 @@ The rule of counting is one token per four bytes of UTF-8, rounded up, over the 
 stream obeys it at every chunk, so a stream and a whole answer agree.
 """
 
+import base64
 import hashlib
 import json
 import math
@@ -37,6 +38,11 @@ class Generation:
     def thought_tokens(self) -> int:
         """Tokens of the thoughts."""
         return count(self.thought)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of thoughts and text."""
+        return self.thought_tokens + count(self.text)
 
     @property
     def text(self) -> str:
@@ -73,6 +79,11 @@ def reply(prompt: str) -> str:
 def thought(weight: int) -> str:
     """Thoughts of a length that grows with the effort; none for 0."""
     return _THOUGHT * weight
+
+
+def signature(seed: bytes) -> str:
+    """What stands where a provider signs its thoughts."""
+    return base64.b64encode(b"simulated" + seed[:15]).decode()
 
 
 def generate(text: str, thought: str, *, max_tokens: int, stops: Sequence[str], directives: Directives) -> Generation:

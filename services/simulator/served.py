@@ -40,6 +40,8 @@ class ServedLog:
     """The newest entries in memory, and all of them in a file of JSON lines if one is given."""
 
     def __init__(self, path: Path | None) -> None:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered: whoever compares the books reads the file while we run, and a line is one write.
         self._file = path.open("ab", buffering=0) if path else None
         self._entries: deque[Served] = deque(maxlen=MAX_SERVED)

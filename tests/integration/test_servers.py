@@ -119,6 +119,15 @@ def test_what_a_killed_postgres_had_committed_is_there_when_it_starts_again(othe
         assert other_postgres.pid != before
 
 
+def test_a_postgres_killed_amid_a_statement_starts_again(other_postgres: Server) -> None:
+    with servers.database(other_postgres) as url:
+        with psycopg.connect(url.replace("+psycopg", "")) as busy:
+            busy.pgconn.send_query(b"SELECT count(*) FROM generate_series(1, 3000000)")  # about a second
+            other_postgres.kill()
+            other_postgres.start()
+        assert execute(url, "SELECT 1") == [(1,)]
+
+
 def test_a_stopped_postgres_starts_again_on_its_data(other_postgres: Server) -> None:
     with servers.database(other_postgres) as url:
         execute(url, "CREATE TABLE ledger AS SELECT 42 AS amount_pico")
@@ -150,7 +159,7 @@ def test_nothing_is_left_of_a_private_server_when_the_test_run_is_killed() -> No
     while data.parent.exists():
         assert time.monotonic() < deadline, f"{data.parent} is left"
         time.sleep(0.05)
-    with pytest.raises(psycopg.OperationalError):
+    with pytest.raises(psycopg.OperationalError, match="refused"):
         execute(url, "SELECT 1")
 
 

@@ -24,7 +24,7 @@ class AnthropicDirectives(Directives):
     spend_limit: bool = False
 
 
-def messages(call: Call) -> Script:
+def respond(call: Call) -> Script:
     """The answer to one request, or its refusal."""
     try:
         _check_headers(call)
@@ -41,9 +41,15 @@ def refused(call: Call, refusal: Refusal, model: str | None = None) -> Script:
     """The script of a refusal."""
     request_id = f"req_{call.id}"
     headers = {"content-type": "application/json", "request-id": request_id} | errors.headers(refusal)
-    data = Frame(errors.body(refusal, request_id))
-    body = replace(whole(data, Directives()), outcome="refused")
-    return Script(refusal.status, headers, body, call.seed, request_id, model=model)
+    body = replace(whole(Frame(errors.body(refusal, request_id)), Directives()), outcome="refused")
+    return Script(
+        status=refusal.status,
+        headers=headers,
+        body=body,
+        seed=call.seed,
+        upstream_request_id=request_id,
+        model=model,
+    )
 
 
 def _check_headers(call: Call) -> None:
@@ -68,29 +74,42 @@ def _answer(call: Call, request: MessagesRequest) -> Script:
         if complaint := check(request, model):
             raise Refusal(400, complaint)
     directives = _directives(call, request)
-    generation = _generation(request, directives)
-    tokens = _tokens(request, model, generation, directives)
+    said = _reply(call, request, model, directives)
     request_id = f"req_{call.id}"
+    headers = {"content-type": "application/json", "request-id": request_id}
+    if request.stream:
+        headers |= {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
+        body = streamed(answer.stream(said, errors.body(Refusal(529), request_id)), directives)
+    else:
+        body = whole(Frame(answer.message(said), said.tokens.output), directives)
+    return Script(
+        status=200,
+        headers=headers,
+        body=body,
+        seed=call.seed,
+        upstream_request_id=request_id,
+        response_id=said.id,
+        model=model.id,
+        tokens=said.tokens,
+        reported=said.tells_usage,
+        directives=directives,
+    )
+
+
+def _reply(call: Call, request: MessagesRequest, model: Claude, directives: Directives) -> answer.Reply:
+    generation = _generation(request, directives)
     display = request.thinking.display if request.thinking else None
-    said = answer.Reply(
+    return answer.Reply(
         id=f"msg_{call.id}",
-        request_id=request_id,
         model=model.id,
         generation=generation,
-        tokens=tokens,
+        tokens=_tokens(request, model, generation, directives),
         tells_usage=not directives.no_usage,
         reason=directives.finish,
         thoughts=request.thinks,
         shows_thoughts=display == "summarized" or (display is None and model.shows_thoughts),
         seed=call.seed,
     )
-    headers = {"content-type": "application/json", "request-id": request_id}
-    if request.stream:
-        headers |= {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
-        body = streamed(answer.stream(said, errors.body(Refusal(529), request_id)), directives)
-    else:
-        body = whole(Frame(answer.message(said), tokens.output), directives)
-    return Script(200, headers, body, call.seed, request_id, said.id, model.id, tokens, said.tells_usage, directives)
 
 
 def _directives(call: Call, request: MessagesRequest) -> AnthropicDirectives:
@@ -139,12 +158,11 @@ def _tokens(request: MessagesRequest, model: Claude, generation: Generation, dir
             marked_1h = total if block.cache_control.ttl == "1h" else marked_1h
     if marked < model.cache_minimum:
         marked = marked_1h = 0
-    *_, text_tokens = 0, *generation.running_tokens
     return Tokens(
         input=total - marked + request.schema_tokens,
         cache_read=directives.cached,
         cache_write=marked - marked_1h,
         cache_write_1h=marked_1h,
-        output=generation.thought_tokens + text_tokens,
+        output=generation.tokens,
         reasoning=generation.thought_tokens,
     )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from services.simulator.model import Generation
+from services.simulator.model import Generation, signature
 from services.simulator.script import Frame, Stream
 from shared.money import Tokens
 
@@ -23,7 +23,6 @@ class Reply(NamedTuple):
     """What is to be said; `reason`, if any, overrules the generation's end."""
 
     id: str
-    request_id: str
     model: str
     generation: Generation
     tokens: Tokens
@@ -48,32 +47,20 @@ def message(reply: Reply) -> bytes:
 
 def stream(reply: Reply, failure: bytes) -> Stream:
     """The events of a streamed answer; `failure` is the data of the error that may break it."""
-    seed = reply.seed
-    opening = [Frame(_event(b"message_start", {"message": _start(reply)}, PADDINGS[1]))]
-    if seed[0] % 2:
-        opening.append(Frame(PING))
-    thinking = _thinking(reply) if reply.thoughts else []
-    index = 1 if reply.thoughts else 0
-    thought_tokens = reply.generation.thought_tokens
-    closing: list[Frame] = []
-    output = reply.tokens.output
+    seed, index, output = reply.seed, int(reply.thoughts), reply.tokens.output
+    start = _event(b"message_start", {"message": _start(reply)}, PADDINGS[1])
+    opening = [Frame(start + PING if seed[0] % 2 else start)]
+    if reply.thoughts:
+        opening += _thinking(reply)
+    closing = []
     if reply.generation.pieces:
         block = {"index": index, "content_block": {"type": "text", "text": ""}}
-        thinking.append(Frame(_event(b"content_block_start", block) + PING, thought_tokens))
+        opening.append(Frame(_event(b"content_block_start", block) + PING, reply.generation.thought_tokens))
         closing.append(Frame(_event(b"content_block_stop", {"index": index}), output))
-    closing += [
-        Frame(
-            _event(b"message_delta", {"delta": _end(reply)} | _told(reply, _last_usage(reply)), PADDINGS[seed[1] % 4]),
-            output,
-        ),
-        Frame(_event(b"message_stop", {}), output),
-    ]
-    return Stream(opening + thinking, _text(reply, index), closing, b"event: error\ndata: " + failure + b"\n\n")
-
-
-def signature(seed: bytes) -> str:
-    """What stands where a provider signs its thoughts."""
-    return "c2ltdWxhdGVk" + seed[:15].hex() + "=="
+    end = {"delta": _end(reply)} | _told(reply, _last_usage(reply))
+    closing.append(Frame(_event(b"message_delta", end, PADDINGS[seed[1] % 4]), output))
+    closing.append(Frame(_event(b"message_stop", {}), output))
+    return Stream(opening, _text(reply, index), closing, b"event: error\ndata: " + failure + b"\n\n")
 
 
 def _event(name: bytes, members: dict[str, Any], ending: bytes = PADDINGS[0]) -> bytes:
@@ -110,7 +97,7 @@ def _text(reply: Reply, index: int) -> list[Frame]:
     head = b'event: content_block_delta\ndata: {"type":"content_block_delta","index":%d,' % index
     head += b'"delta":{"type":"text_delta","text":'
     endings = [b"}" + padding for padding in PADDINGS]
-    stranger = seed[2] % (4 * len(generation.pieces)) if generation.pieces else 0  # in one stream of four
+    stranger = seed[2] % (4 * len(generation.pieces) or 1)  # its place lies inside one stream of four
     frames = []
     for i, (piece, tokens) in enumerate(zip(generation.pieces, generation.running_tokens, strict=True)):
         data = head + orjson.dumps(piece) + endings[seed[i % len(seed)] % 4]

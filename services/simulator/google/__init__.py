@@ -37,7 +37,7 @@ class GoogleDirectives(Directives):
     call: str | None = None
 
 
-def models(call: Call) -> Script:
+def respond(call: Call) -> Script:
     """The answer to one request, or its refusal."""
     try:
         _check_key(call)
@@ -52,7 +52,14 @@ def models(call: Call) -> Script:
 def refused(call: Call, refusal: Refusal) -> Script:
     """The script of a refusal."""
     body = replace(whole(Frame(errors.body(refusal)), Directives()), outcome="refused")
-    return Script(refusal.status, JSON, body, call.seed, call.id, model=call.path.get("model"))
+    return Script(
+        status=refusal.status,
+        headers=JSON,
+        body=body,
+        seed=call.seed,
+        upstream_request_id=call.id,
+        model=call.path["model"],
+    )
 
 
 def _check_key(call: Call) -> None:
@@ -89,8 +96,18 @@ def _answer(call: Call, *, streams: bool) -> Script:
         raise Refusal(400, "Penalty is not enabled for this model")
     said = _reply(call, request, model, directives)
     body = _body(said, directives, streams=streams)
-    headers = EVENTS if streams else JSON
-    return Script(200, headers, body, call.seed, said.id, said.id, model.id, said.tokens, said.tells_usage, directives)
+    return Script(
+        status=200,
+        headers=EVENTS if streams else JSON,
+        body=body,
+        seed=call.seed,
+        upstream_request_id=said.id,
+        response_id=said.id,
+        model=model.id,
+        tokens=said.tokens,
+        reported=said.tells_usage,
+        directives=directives,
+    )
 
 
 def _body(said: answer.Reply, directives: GoogleDirectives, *, streams: bool) -> Body:
@@ -111,13 +128,12 @@ def _whole(frame: Frame, directives: Directives) -> Body:
 def _reply(call: Call, request: GenerateRequest, model: Gemini, directives: GoogleDirectives) -> answer.Reply:
     prompt = without(request.prompt)
     made = [] if directives.blocked else calls(request, model, directives.call, prompt, call.seed)
-    generation = _generation(request, directives, prompt, calls=bool(made))
+    generation = _generation(request, directives, prompt, called=bool(made))
     modalities = tokens_by_modality(request)
-    *_, text_tokens = 0, *generation.running_tokens
     tokens = Tokens(
         input=sum(modalities.values()),
         cache_read=directives.cached,
-        output=generation.thought_tokens + text_tokens + sum(map(answer.call_tokens, made)),
+        output=generation.tokens + sum(map(answer.call_tokens, made)),
         reasoning=generation.thought_tokens,
     )
     return answer.Reply(
@@ -134,12 +150,12 @@ def _reply(call: Call, request: GenerateRequest, model: Gemini, directives: Goog
     )
 
 
-def _generation(request: GenerateRequest, directives: GoogleDirectives, prompt: str, *, calls: bool) -> Generation:
+def _generation(request: GenerateRequest, directives: GoogleDirectives, prompt: str, *, called: bool) -> Generation:
     if directives.blocked:
         return Generation("", (), "done")
     config = request.generation_config
     thoughts = thought(LEVELS.index(config.thinking_config.thinking_level or "HIGH"))
-    if calls:
+    if called:
         return Generation(thoughts, (), "done")
     text = reply(prompt)
     if config.response_mime_type == "application/json":
@@ -184,7 +200,9 @@ def _count(call: Call) -> Script:
     if _parsed(request.contents[-1].words).no_usage:
         raise Refusal(503)  # counts that cannot be had
     body = whole(Frame(embeddings.counted(request)), Directives())
-    return Script(200, JSON, body, call.seed, call.id, model=model)
+    return Script(
+        status=200, headers=JSON, body=body, seed=call.seed, upstream_request_id=call.id, model=model, reported=True
+    )
 
 
 def _embed(call: Call) -> Script:
@@ -193,7 +211,16 @@ def _embed(call: Call) -> Script:
     directives = _directives(call, request.requests[-1].content.words)
     body = _whole(Frame(embeddings.embed(request, model)), directives)
     tokens = Tokens(input=sum(count(one.content.words) for one in request.requests))
-    return Script(200, JSON, body, call.seed, call.id, model=model, tokens=tokens, directives=directives)
+    return Script(
+        status=200,
+        headers=JSON,
+        body=body,
+        seed=call.seed,
+        upstream_request_id=call.id,
+        model=model,
+        tokens=tokens,
+        directives=directives,
+    )
 
 
 def _known(call: Call, models: AbstractSet[str]) -> str:

@@ -4,12 +4,11 @@ A stream ends its lines with CRLF, carries the usage so far on every chunk, its 
 no other end. Chunks are joined from bytes prepared once.
 """
 
-import base64
 from typing import Any, NamedTuple
 
 import orjson
 
-from services.simulator.model import Generation, compact, count
+from services.simulator.model import Generation, compact, count, signature
 from services.simulator.script import Frame, Stream
 from shared.money import Tokens
 
@@ -54,11 +53,6 @@ def stream(reply: Reply, failure: bytes) -> Stream:
     total = reply.tokens.output
     closing = Frame(_event(_body(reply, last, total, _ending(reply))), total)
     return Stream(opening, chunks, [closing], _event(failure))
-
-
-def signature(seed: bytes) -> str:
-    """What stands where a provider signs its thoughts: base64, as the wire's bytes fields want it."""
-    return base64.b64encode(b"simulated" + seed[:15]).decode()
 
 
 def call_tokens(call: dict[str, Any]) -> int:

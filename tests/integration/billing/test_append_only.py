@@ -1,12 +1,14 @@
+from pathlib import Path
+
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import Engine, insert
 from sqlalchemy.exc import IntegrityError
 
 from services.billing.batch import Head, Terms
 from services.billing.database import connect
-from services.billing.ledger import Credit
+from services.billing.ledger import Credit, Ledger
 from services.billing.tables import MAX_BALANCE_PICO, ledger_entry
-from tests.integration.billing.test_ledger import TEN_USD, books
+from tests.integration.billing.books import TEN_USD, books
 from tests.unit.billing.events import usage
 
 TABLES = ("usage_record", "ledger_entry")
@@ -23,7 +25,7 @@ CHANGES = {
 
 
 @pytest.fixture
-def written(engine, ledger):
+def written(engine: Engine, ledger: Ledger) -> Engine:
     """Books with two entries and a record."""
     ledger.credit(Credit("w", TEN_USD, "payment-1", "admin"))
     ledger.record([usage()])
@@ -31,7 +33,7 @@ def written(engine, ledger):
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_what_is_in_the_books_cannot_be_changed_or_deleted(written, table):
+def test_what_is_in_the_books_cannot_be_changed_or_deleted(written: Engine, table: str) -> None:
     before = books(written)
     for change in CHANGES[written.dialect.name]:
         with (
@@ -56,8 +58,8 @@ def test_what_is_in_the_books_cannot_be_changed_or_deleted(written, table):
     ],
 )
 def test_an_entry_that_does_not_continue_the_books_is_refused_by_the_database_itself(
-    written, workspace_id, head, amount_pico
-):
+    written: Engine, workspace_id: str, head: Head, amount_pico: int
+) -> None:
     terms = Terms(books(written)["ledger_entry"][0]["recorded_at"], 1, MAX_BALANCE_PICO["postgresql"])
     entry = terms.entry(workspace_id, head, amount_pico, contra="cash", reference="payment-2", actor="mallory")
     before = books(written)
@@ -74,7 +76,9 @@ def test_an_entry_that_does_not_continue_the_books_is_refused_by_the_database_it
         {"contra": "cash", "reference": "payment-1"},  # a reference that is taken
     ],
 )
-def test_an_entry_without_an_origin_of_its_own_is_refused_by_the_database_itself(written, columns):
+def test_an_entry_without_an_origin_of_its_own_is_refused_by_the_database_itself(
+    written: Engine, columns: dict[str, str]
+) -> None:
     entries = {entry["seq"]: entry for entry in books(written)["ledger_entry"]}
     terms = Terms(entries[1]["recorded_at"], 1, MAX_BALANCE_PICO["sqlite"])
     head = Head(2, entries[2]["balance_after_pico"]).moved(1)
@@ -82,7 +86,7 @@ def test_an_entry_without_an_origin_of_its_own_is_refused_by_the_database_itself
         connection.execute(insert(ledger_entry), terms.entry("w", head, 1, actor="mallory", **columns))
 
 
-def test_sqlite_is_opened_so_that_committed_means_on_the_disk(tmp_path):
+def test_sqlite_is_opened_so_that_committed_means_on_the_disk(tmp_path: Path) -> None:
     engine = connect(f"sqlite:///{tmp_path}/ledger.db")
     with engine.connect() as connection:
         pragmas = {

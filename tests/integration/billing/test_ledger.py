@@ -3,43 +3,30 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import func, select, text
+from sqlalchemy import Engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from services.billing.accounts import Accounts
 from services.billing.batch import Head
-from services.billing.database import connect, reading, rows
+from services.billing.database import connect, reading
 from services.billing.errors import Conflict
 from services.billing.ledger import Credit, Ledger, heads
 from services.billing.migrations import SchemaError
-from services.billing.tables import conflict, ledger_entry, quarantine, usage_record
+from services.billing.tables import ledger_entry, usage_record
 from shared.bus import Message
 from shared.errors import InvalidRequest, NotFound
-from shared.events import Encoded, batch, shard_of
+from shared.events import Encoded, UsageRecorded, batch, shard_of
 from shared.ids import new_id
-from shared.money import Tokens, pico_usd
+from shared.money import Tokens
+from tests.integration.billing.books import TEN_USD, balances, books
 from tests.unit.billing.events import COST_PICO, usage, usages
-
-TEN_USD = pico_usd("10")
-
-
-def books(engine):
-    """Every row of every table of the books, in order."""
-    with reading(engine) as connection:
-        return {
-            table.name: rows(connection, select(table).order_by(*table.primary_key))
-            for table in (usage_record, ledger_entry, conflict, quarantine)
-        }
-
-
-def balances(engine, names):
-    with reading(engine) as connection:
-        return {name: head.balance_pico for name, head in heads(connection, list(names)).items()}
 
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), events=st.lists(usages, min_size=1, max_size=8))
-def test_any_order_duplication_and_splitting_gives_the_same_books(engine, ledger, data, events):
+def test_any_order_duplication_and_splitting_gives_the_same_books(
+    engine: Engine, ledger: Ledger, data: st.DataObject, events: list[UsageRecorded]
+) -> None:
     names = {name: f"{name}-{new_id()}" for name in "abc"}
     for name in names.values():
         Accounts(engine).create_workspace(name, name)
@@ -60,7 +47,7 @@ def test_any_order_duplication_and_splitting_gives_the_same_books(engine, ledger
     assert sum(balances(engine, names.values()).values()) == moved_pico == -sum(event.owed for event in events)
 
 
-def test_a_message_that_comes_again_after_its_commit_changes_nothing(engine, ledger):
+def test_a_message_that_comes_again_after_its_commit_changes_nothing(engine: Engine, ledger: Ledger) -> None:
     """As after a crash between the commit and the acknowledgement."""
     first = usage()
     other = usage(request_id=first.request_id, tokens=Tokens(output=1))
@@ -76,11 +63,16 @@ def test_a_message_that_comes_again_after_its_commit_changes_nothing(engine, led
     assert books(engine) == before
 
 
-def test_what_comes_back_from_the_database_is_what_the_event_said(engine, ledger):
+def test_what_comes_back_from_the_database_is_what_the_event_said(engine: Engine, ledger: Ledger) -> None:
     event = usage(tokens=Tokens(1, 2, 3, 4, 5, 5), user_digest="digest", lease_id="lease")
     ledger.record([event])
     (record,) = books(engine)["usage_record"]
-    assert [record[f"{name}_tokens"] for name in ("input", "cache_read", "cache_write", "cache_write_1h")] == [1, 2, 3, 4]
+    assert [record[f"{name}_tokens"] for name in ("input", "cache_read", "cache_write", "cache_write_1h")] == [
+        1,
+        2,
+        3,
+        4,
+    ]
     assert record["cost_pico"] == event.cost
     assert type(record["cost_pico"]) is int
     assert record["started_at"].isoformat() == "2026-01-31T12:00:00+00:00"
@@ -90,7 +82,7 @@ def test_what_comes_back_from_the_database_is_what_the_event_said(engine, ledger
     assert record["user_digest"] == "digest"
 
 
-def test_a_message_that_is_no_batch_is_kept_whole_in_quarantine(engine, ledger):
+def test_a_message_that_is_no_batch_is_kept_whole_in_quarantine(engine: Engine, ledger: Ledger) -> None:
     nested = b"[" * 300 + b"]" * 300
     assert ledger.post([Message(b"\xff"), Message(b"{}"), Message(b"[" + nested + b"]")]) == {"quarantined": 3}
     kept = {row["body"] for row in books(engine)["quarantine"]}
@@ -98,7 +90,9 @@ def test_a_message_that_is_no_batch_is_kept_whole_in_quarantine(engine, ledger):
     assert b"{}" in kept
 
 
-def test_a_row_that_the_database_refuses_is_found_and_set_aside_and_the_rest_is_booked(engine, ledger):
+def test_a_row_that_the_database_refuses_is_found_and_set_aside_and_the_rest_is_booked(
+    engine: Engine, ledger: Ledger
+) -> None:
     """A fault that no check of ours foresees: here a rule that the database alone knows."""
     refuse = {
         "sqlite": "CREATE TRIGGER picky BEFORE INSERT ON usage_record WHEN NEW.key_id = 'poison' "
@@ -116,7 +110,9 @@ def test_a_row_that_the_database_refuses_is_found_and_set_aside_and_the_rest_is_
     assert balances(engine, "abw") == {"a": -COST_PICO, "b": -COST_PICO, "w": -3 * COST_PICO}
 
 
-def test_a_batch_that_fails_leaves_nothing_behind_and_succeeds_when_it_comes_again(engine, ledger):
+def test_a_batch_that_fails_leaves_nothing_behind_and_succeeds_when_it_comes_again(
+    engine: Engine, ledger: Ledger
+) -> None:
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE quarantine RENAME TO quarantine_away"))
     batch_ = [usage(), usage("nobody")]
@@ -128,7 +124,7 @@ def test_a_batch_that_fails_leaves_nothing_behind_and_succeeds_when_it_comes_aga
     assert ledger.record(batch_) == {"recorded": 1, "quarantined": 1}
 
 
-def test_two_writers_at_once_on_one_workspace_leave_no_gap_and_lose_nothing(engine, ledger):
+def test_two_writers_at_once_on_one_workspace_leave_no_gap_and_lose_nothing(engine: Engine, ledger: Ledger) -> None:
     """As when a hung consumer wakes up after its place was taken."""
     other = connect(engine.url.render_as_string(hide_password=False))
     events = [usage() for _ in range(60)]
@@ -144,7 +140,9 @@ def test_two_writers_at_once_on_one_workspace_leave_no_gap_and_lose_nothing(engi
     assert [entry["balance_after_pico"] for entry in entries] == [-COST_PICO * n for n in range(1, 61)]
 
 
-def test_a_credit_with_the_same_reference_is_posted_once_and_gives_its_first_entry_again(engine, ledger):
+def test_a_credit_with_the_same_reference_is_posted_once_and_gives_its_first_entry_again(
+    engine: Engine, ledger: Ledger
+) -> None:
     credit = Credit("w", TEN_USD, "payment-1", "admin", reason="invoice 7")
     first = ledger.credit(credit)
     assert dict(ledger.credit(credit)) == dict(first)
@@ -152,7 +150,7 @@ def test_a_credit_with_the_same_reference_is_posted_once_and_gives_its_first_ent
     assert ledger.credit(Credit("a", TEN_USD, "payment-1", "admin"))["entry_id"] != first["entry_id"]
 
 
-def test_a_reference_cannot_stand_for_a_second_different_credit(engine, ledger):
+def test_a_reference_cannot_stand_for_a_second_different_credit(engine: Engine, ledger: Ledger) -> None:
     ledger.credit(Credit("w", TEN_USD, "payment-1", "admin"))
     with pytest.raises(Conflict):
         ledger.credit(Credit("w", TEN_USD + 1, "payment-1", "admin"))
@@ -161,12 +159,12 @@ def test_a_reference_cannot_stand_for_a_second_different_credit(engine, ledger):
     assert balances(engine, "w") == {"w": TEN_USD}
 
 
-def test_a_credit_for_a_workspace_that_does_not_exist_is_refused(ledger):
+def test_a_credit_for_a_workspace_that_does_not_exist_is_refused(ledger: Ledger) -> None:
     with pytest.raises(NotFound):
         ledger.credit(Credit("nobody", TEN_USD, "payment-1", "admin"))
 
 
-def test_a_balance_beyond_64_bits_is_exact_on_postgresql_and_refused_on_sqlite(engine, ledger):
+def test_a_balance_beyond_64_bits_is_exact_on_postgresql_and_refused_on_sqlite(engine: Engine, ledger: Ledger) -> None:
     most = 2**63 - 1
     ledger.credit(Credit("w", most, "payment-1", "admin"))
     if engine.dialect.name == "sqlite":
@@ -178,7 +176,7 @@ def test_a_balance_beyond_64_bits_is_exact_on_postgresql_and_refused_on_sqlite(e
         assert balances(engine, "w") == {"w": 2 * most}
 
 
-def test_usage_is_booked_on_top_of_what_another_process_posted_meanwhile(engine, ledger):
+def test_usage_is_booked_on_top_of_what_another_process_posted_meanwhile(engine: Engine, ledger: Ledger) -> None:
     ledger.record([usage()])
     Ledger(engine).credit(Credit("w", TEN_USD, "payment-1", "admin"))
     ledger.record([usage()])
@@ -186,7 +184,7 @@ def test_usage_is_booked_on_top_of_what_another_process_posted_meanwhile(engine,
         assert heads(connection, ["w"]) == {"w": Head(3, TEN_USD - 2 * COST_PICO)}
 
 
-def test_a_ledger_begun_with_another_number_of_shards_is_refused(engine, ledger):
+def test_a_ledger_begun_with_another_number_of_shards_is_refused(engine: Engine, ledger: Ledger) -> None:
     name = next(name for name in map(str, range(100)) if shard_of(name, 2) == 1)
     Accounts(engine).create_workspace(name, name)
     ledger.record([usage(name)])

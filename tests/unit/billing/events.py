@@ -15,7 +15,9 @@ TOKENS = Tokens(input=252, cache_read=1280, output=418, reasoning=192)
 COST_PICO = 1_444_000_000  # the receipt of api.md
 
 
-def usage(workspace_id: str = "w", tokens: Tokens = TOKENS, rates: Rates = GEMINI.rates, **changes: Any) -> UsageRecorded:
+def usage(
+    workspace_id: str = "w", tokens: Tokens = TOKENS, rates: Rates = GEMINI.rates, **changes: Any
+) -> UsageRecorded:
     """An event whose cost is right unless `cost_pico_usd` says otherwise."""
     billed = changes.get("outcome", "completed") in BILLED
     event = {

@@ -1,13 +1,17 @@
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.billing.batch import Batch, Head, Terms
+from services.billing.database import Row
 from services.billing.records import accept
 from services.billing.tables import MAX_BALANCE_PICO
+from shared.catalog import Model
 from shared.events import Refused, UsageRecorded
 from shared.ids import new_id
 from shared.money import PICO_PER_USD, Tokens
@@ -20,11 +24,11 @@ class Shelf:
     """Books in memory: what the database would hold after each batch."""
 
     def __init__(self) -> None:
-        self.records: dict[str, dict] = {}
-        self.entries: list[dict] = []
+        self.records: dict[str, Row] = {}
+        self.entries: list[Row] = []
         self.heads = {name: Head(0, 0) for name in "abcw"}
 
-    def post(self, events: list[UsageRecorded | Refused]) -> Batch:
+    def post(self, events: Sequence[UsageRecorded | Refused]) -> Batch:
         batch = Batch(TERMS, self.heads, self.records)
         for event in events:
             batch.add(accept(event))
@@ -38,7 +42,9 @@ class Shelf:
 
 
 @given(st.data(), st.lists(usages, max_size=12, unique_by=lambda event: event.request_id))
-def test_any_order_duplication_and_splitting_of_events_gives_the_same_records_and_balances(data, events):
+def test_any_order_duplication_and_splitting_of_events_gives_the_same_records_and_balances(
+    data: st.DataObject, events: list[UsageRecorded]
+) -> None:
     plain, shuffled = Shelf(), Shelf()
     plain.post(events)
 
@@ -54,7 +60,9 @@ def test_any_order_duplication_and_splitting_of_events_gives_the_same_records_an
 
 
 @given(st.lists(usages, max_size=12), st.integers(1, 5))
-def test_entries_of_a_workspace_have_no_gap_and_each_balance_is_the_one_before_plus_the_amount(events, size):
+def test_entries_of_a_workspace_have_no_gap_and_each_balance_is_the_one_before_plus_the_amount(
+    events: list[UsageRecorded], size: int
+) -> None:
     shelf = Shelf()
     for start in range(0, len(events), size):
         shelf.post(events[start : start + size])
@@ -70,7 +78,9 @@ def test_entries_of_a_workspace_have_no_gap_and_each_balance_is_the_one_before_p
 
 
 @given(st.sampled_from(MODELS), tokens)
-def test_a_record_recomputes_to_its_own_cost_and_to_the_price_list_in_exact_fractions(model, used):
+def test_a_record_recomputes_to_its_own_cost_and_to_the_price_list_in_exact_fractions(
+    model: Model, used: Tokens
+) -> None:
     (record,) = Shelf().post([usage(tokens=used, rates=model.rates)]).records
 
     buckets = ("input", "cache_read", "cache_write", "cache_write_1h", "output")
@@ -88,13 +98,13 @@ def test_a_record_recomputes_to_its_own_cost_and_to_the_price_list_in_exact_frac
 
 
 @given(usages)
-def test_no_amount_or_balance_is_ever_a_float(event):
+def test_no_amount_or_balance_is_ever_a_float(event: UsageRecorded) -> None:
     batch = Shelf().post([event])
     for row in batch.records + batch.entries:
         assert not [name for name, value in row.items() if isinstance(value, float)]
 
 
-def test_a_second_record_with_other_content_is_kept_aside_and_changes_no_balance():
+def test_a_second_record_with_other_content_is_kept_aside_and_changes_no_balance() -> None:
     shelf = Shelf()
     first = usage()
     second = usage(request_id=first.request_id, tokens=Tokens(output=1))
@@ -105,13 +115,13 @@ def test_a_second_record_with_other_content_is_kept_aside_and_changes_no_balance
     assert batch.conflicts[0]["request_id"] == first.request_id
 
 
-def test_an_answer_that_costs_nothing_is_on_record_without_an_entry():
+def test_an_answer_that_costs_nothing_is_on_record_without_an_entry() -> None:
     batch = Shelf().post([usage(outcome="upstream_interrupted")])
     assert [record["output_tokens"] for record in batch.records] == [418]
     assert batch.entries == []
 
 
-def test_one_bad_event_among_good_ones_is_quarantined_alone():
+def test_one_bad_event_among_good_ones_is_quarantined_alone() -> None:
     batch = Shelf().post([usage(), usage(cost_pico_usd="1"), usage("nobody"), Refused(b"{}", "unknown"), usage()])
     assert batch.results == {"recorded": 2, "quarantined": 3}
     assert [row["reason"] for row in batch.quarantine] == [
@@ -121,7 +131,7 @@ def test_one_bad_event_among_good_ones_is_quarantined_alone():
     ]
 
 
-def test_usage_that_would_pass_what_the_database_can_hold_is_quarantined_and_the_books_go_on():
+def test_usage_that_would_pass_what_the_database_can_hold_is_quarantined_and_the_books_go_on() -> None:
     shelf = Shelf()
     shelf.heads["w"] = Head(1, -MAX_BALANCE_PICO["sqlite"])
     batch = shelf.post([usage(), usage("a")])
@@ -146,21 +156,21 @@ def test_usage_that_would_pass_what_the_database_can_hold_is_quarantined_and_the
         ({"started_at": "0001-01-01T00:00:00+14:00"}, "started_at: "),
     ],
 )
-def test_an_event_that_no_row_can_hold_is_quarantined_with_the_reason(changes, reason):
+def test_an_event_that_no_row_can_hold_is_quarantined_with_the_reason(changes: dict[str, Any], reason: str) -> None:
     (row,) = Shelf().post([usage(**changes)]).quarantine
     assert reason in row["reason"]
     assert row["body"]
 
 
-def test_provider_usage_nested_too_deep_to_be_written_is_quarantined_not_fatal():
-    nested: list = []
+def test_provider_usage_nested_too_deep_to_be_written_is_quarantined_not_fatal() -> None:
+    nested: list[Any] = []
     for _ in range(300):
         nested = [nested]
     (row,) = Shelf().post([usage(upstream_usage={"x": nested})]).quarantine
     assert "not writable as JSON" in row["reason"]
 
 
-def test_the_same_usage_object_in_another_member_order_is_a_duplicate():
+def test_the_same_usage_object_in_another_member_order_is_a_duplicate() -> None:
     first = usage(upstream_usage={"a": 1, "b": 2})
     second = first.model_copy(update={"upstream_usage": {"b": 2, "a": 1}})
     assert Shelf().post([first, second]).results == {"recorded": 1, "duplicate": 1}

@@ -4,7 +4,9 @@ from services.billing.settings import Settings
 from shared.settings import load
 
 
-def test_missing_and_wrong_settings_are_all_named_at_once_and_no_secret_is_printed(monkeypatch, capsys):
+def test_missing_and_wrong_settings_are_all_named_at_once_and_no_secret_is_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("OPENTOKEN_DATABASE_URL", "mysql://me:hidden@somewhere/books")
     monkeypatch.setenv("OPENTOKEN_ADMIN_TOKEN", "tooshort")
     with pytest.raises(SystemExit):

@@ -1,5 +1,6 @@
 """A simulator on a real port, and one peer for each wire, with nothing between them and the bytes."""
 
+import io
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -43,8 +44,8 @@ class Peer:
     session: aiohttp.ClientSession
 
     async def post(self, path: str, body: Any, headers: dict[str, str]) -> Answer:
-        data = bytearray()
-        async with self.session.post(self.url + path, json=body, headers=headers) as response:
+        data, sent = bytearray(), io.BytesIO(orjson.dumps(body))
+        async with self.session.post(self.url + path, data=sent, headers=headers) as response:
             try:
                 async for part in response.content.iter_any():
                     data += part

@@ -128,7 +128,7 @@ async def test_a_wrong_number_is_refused(simulator: Peer) -> None:
 
 
 async def test_the_file_holds_every_entry_as_a_line(tmp_path: Path) -> None:
-    path = tmp_path / "served.jsonl"
+    path = tmp_path / "new" / "served.jsonl"
     app = build_app(SimulatorSettings(simulator_log=path))
     async with listening(app, "127.0.0.1", 0) as port, aiohttp.ClientSession() as session:
         peer = Peer(f"http://127.0.0.1:{port}", session)

@@ -1,0 +1,77 @@
+"""The parts of the documentation that come from the code: `python -m tests.docs` writes them, `--check` compares.
+
+In README.md they stand between `<!-- name:begin -->` and `<!-- name:end -->`.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+
+import orjson
+
+from shared import catalog
+from shared.errors import ApiError
+from shared.events import UsageRecorded
+from tests.sources import ROOT
+
+
+def models() -> str:
+    """The table of models."""
+    rows = [
+        f"| `{model.id}` | {model.price.input} | {model.price.output} | {model.price.cache_read or '–'} "
+        f"| {model.price.cache_write or '–'} | {model.context_length:,} | {model.max_output_tokens:,} |"
+        for model in catalog.load()
+    ]
+    head = "| model | input | output | cache read | cache write | context | max output |\n|---|---|---|---|---|---|---|"
+    return "\n".join([head, *rows])
+
+
+def errors() -> str:
+    """The table of errors."""
+    rows = [
+        f"| {error.status} | `{error.type}` | {f'`{error.code}`' if error.code else 'null'} "
+        f"| {(error.__doc__ or '').splitlines()[0]} |"
+        for error in sorted(_errors(ApiError), key=lambda error: (error.status, error.type, error.code or ""))
+        if error is not ApiError
+    ]
+    return "\n".join(["| status | type | code | message |\n|---|---|---|---|", *rows])
+
+
+def event_schema() -> str:
+    """The JSON Schema of the usage event's data."""
+    return orjson.dumps(UsageRecorded.model_json_schema(), option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
+def _errors(root: type[ApiError]) -> Iterator[type[ApiError]]:
+    yield root
+    for child in root.__subclasses__():
+        if child.__module__ == "shared.errors":
+            yield from _errors(child)
+
+
+def _readme(text: str) -> str:
+    for name, content in (("models", models()), ("errors", errors())):
+        block = f"<!-- {name}:begin -->\n{content}\n<!-- {name}:end -->"
+        text, count = re.subn(
+            rf"<!-- {name}:begin -->.*?<!-- {name}:end -->", lambda _, b=block: b, text, flags=re.DOTALL
+        )
+        assert count == 1, f"README.md has {count} places for {name}"
+    return text
+
+
+def main() -> int:
+    """Write what is stale; with --check, name it and fail."""
+    readme, schema = ROOT / "README.md", ROOT / "shared/usage.recorded.v1.schema.json"
+    fresh = {readme: _readme(readme.read_text("utf-8")), schema: event_schema()}
+    stale = [path for path, text in fresh.items() if not path.exists() or path.read_text("utf-8") != text]
+    for path in stale:
+        if "--check" in sys.argv[1:]:
+            sys.stderr.write(f"{path.relative_to(ROOT)} is stale: run `make docs` and commit it\n")
+        else:
+            path.write_text(fresh[path], "utf-8")
+            sys.stdout.write(f"wrote {path.relative_to(ROOT)}\n")
+    return 1 if stale and "--check" in sys.argv[1:] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
