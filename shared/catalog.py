@@ -53,7 +53,7 @@ class Model(BaseModel):
     @model_validator(mode="after")
     def _exact(self) -> "Model":
         try:
-            _ = self.rates
+            _ = self.rates.halved()
         except MoneyError as error:
             raise ValueError(str(error)) from None
         return self

@@ -17,6 +17,7 @@
     │   └── ExpiredKey            401  expired_key
     ├── UpstreamError             any  upstream_error       the provider's own status and words
     │   ├── UpstreamAuthFailed    502  upstream_auth_failed
+    │   ├── VertexAuthFailed      502  vertex_auth_failed
     │   ├── NoSupplier            503  no_supplier
     │   └── UpstreamTimeout       504  upstream_timeout
     └── InternalError             500  api_error
@@ -160,6 +161,12 @@ class UpstreamAuthFailed(UpstreamError):
     """provider authentication failed"""
 
     status, code = 502, "upstream_auth_failed"
+
+
+class VertexAuthFailed(UpstreamError):
+    """provider authentication failed"""
+
+    status, code = 502, "vertex_auth_failed"
 
 
 class NoSupplier(UpstreamError):

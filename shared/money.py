@@ -67,6 +67,13 @@ class Rates:
             output=pico_per_token(output),
         )
 
+    def halved(self) -> Self:
+        """Half of every rate, as the flex tier costs. Raises MoneyError where a half would not be whole."""
+        rates = {field.name: getattr(self, field.name) for field in fields(self)}
+        if odd := [name for name, rate in rates.items() if rate % 2]:
+            raise MoneyError(f"half of the {odd[0]} rate is no whole number of pico-dollars per token")
+        return type(self)(**{name: rate // 2 for name, rate in rates.items()})
+
 
 def cost_pico(tokens: Tokens, rates: Rates) -> int:
     """The exact price of a request: the sum over the buckets of tokens × rate."""

@@ -283,6 +283,11 @@ class ChatRequest(Strict):
         return Thinking(effort, given.max_tokens, not given.exclude and self.include_reasoning is not False)
 
     @property
+    def wanted_tier(self) -> Literal["standard", "flex"]:
+        """`flex`, or `standard` for every other name of a tier."""
+        return "flex" if self.service_tier == "flex" else "standard"
+
+    @property
     def output_limit(self) -> int | None:
         """max_tokens under either of its names."""
         return self.max_tokens if self.max_tokens is not None else self.max_completion_tokens

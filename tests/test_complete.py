@@ -25,7 +25,7 @@ def test_every_provider_has_its_folder_and_it_offers_what_the_catalog_promises(p
     assert offered.name == provider
     models = [model for model in CATALOG if model.provider == provider]
     if any("embeddings" in model.capabilities for model in models):
-        assert offered.embeddings is not None
+        assert offered.embed is not None
     families = importlib.import_module(f"services.workers.{provider}.models").FAMILIES
     unknown = {model.family for model in models if "embeddings" not in model.capabilities} - set(families)
     assert not unknown, f"services/workers/{provider}/models.py has no rules for {sorted(unknown)}"

@@ -19,34 +19,36 @@ async def chat(upstream: Upstream, exchange: Exchange, request: ChatRequest) -> 
     asked, provider, calls = exchange.asked, upstream.provider, Calls(upstream.session, exchange.trail)
 
     async def attempt(supplier: Supplier) -> Answer:
-        call = await calls.planned(provider.plan(request, asked.model, supplier), supplier)
-        reply = await calls.whole(call, supplier)
+        call = upstream.call(request, asked, supplier)
+        exchange.trail.service_tier = call.service_tier
+        sent = await calls.planned(provider.plan(call), supplier)
+        reply = await calls.whole(sent, supplier)
         if reply.status != 200:
-            raise provider.failure(reply)
-        return provider.answer(request, reply)
+            raise upstream.failure(supplier, sent, reply)
+        return provider.answer(request, sent, reply)
 
     try:
         async with exchange.bounded():
-            answer = await upstream.first_to_begin(attempt)
+            answer = await upstream.first_to_begin(attempt, request.wanted_tier)
     except (ApiError, TimeoutError) as error:
         raise await exchange.failed(error, estimated(request, 0, Usage(Tokens()))) from None
     usage = trusted(request, len(str(answer.message.get("content") or "").encode()), answer.usage)
     exchange.trail.first_byte, exchange.trail.upstream_id = monotonic(), answer.upstream_id
     cost = await exchange.finished(usage, answer.finish)
     created = int(asked.started_at.timestamp())
-    body = replies.completion(asked.request_id, created, asked.model.id, answer, usage, cost)
+    head = replies.Head(asked.request_id, created, asked.model.id, exchange.trail.service_tier)
+    body = replies.completion(head, answer, usage, cost)
     return _settled(body, cost, exchange)
 
 
 async def embeddings(upstream: Upstream, exchange: Exchange, request: EmbeddingsRequest) -> web.Response:
     """An OpenAI list of embeddings. Raises ApiError."""
-    asked, calls, offered = exchange.asked, Calls(upstream.session, exchange.trail), upstream.provider.embeddings
-    if offered is None:
+    asked, calls, embed = exchange.asked, Calls(upstream.session, exchange.trail), upstream.provider.embed
+    if embed is None:
         raise EmbeddingsUnsupported(f'model "{asked.model.id}" does not support embeddings', param="model")
-    plan = offered.plan
 
     async def attempt(supplier: Supplier) -> Vectors:
-        return await calls.planned(plan(request, asked.model, supplier), supplier)
+        return await calls.planned(embed(upstream.call(request, asked, supplier)), supplier)
 
     try:
         async with exchange.bounded():

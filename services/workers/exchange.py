@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Literal
 
-from services.workers.provider import Finish, Usage
+from services.workers.provider import Failed, Finish, Usage
 from services.workers.settle import Asked, Trail, outcome_of, usage_recorded
 from shared.errors import ApiError, UpstreamTimeout
 from shared.events import Encoded, Outcome
@@ -59,12 +59,13 @@ class Exchange:
         """Settle an answer that the provider brought to its end."""
         return await self.settle("client_disconnected" if self.client_gone else "completed", usage, finish)
 
-    async def failed(self, error: ApiError | TimeoutError, usage: Usage) -> ApiError:
+    async def failed(self, error: ApiError | Failed | TimeoutError, usage: Usage) -> ApiError:
         """Settle a request that got no answer, and return what the client is told.
 
         What never reached a provider leaves no record: nothing happened that could be billed.
         """
-        told = error if isinstance(error, ApiError) else UpstreamTimeout()
+        told = UpstreamTimeout() if isinstance(error, TimeoutError) else getattr(error, "error", error)
+        assert isinstance(told, ApiError)
         if self.client_gone and isinstance(error, TimeoutError):
             await self.settle("client_disconnected", usage)
         elif self.trail.attempts:

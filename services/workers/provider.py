@@ -1,13 +1,13 @@
 """The contract between the host, which does all I/O, and a provider, which does none.
 
-A provider is a folder of functions that make and read bytes. Several calls (a cache made first, counts asked for
-after) are a generator that yields requests and receives replies, as in httpx's `auth_flow`: tested with plain `send()`.
-Which tokens a provider counts inside which is settled in its folder: what leaves it are disjoint buckets.
+A provider is a folder of functions that make and read bytes. Several calls (a cache made first, a token fetched, counts
+asked for after) are a generator that yields requests and receives replies, as in httpx's `auth_flow`: tested with plain
+`send()`. Which tokens a provider counts inside which is settled in its folder: what leaves it are disjoint buckets.
 """
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 from pydantic import SecretStr
 
@@ -19,8 +19,13 @@ from shared.settings import Environment
 from shared.sse import Event
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+ServiceTier = Literal["standard", "flex"]
 Delta = Mapping[str, Any]
-"""The `delta` of an OpenAI chunk: content, reasoning or tool_calls."""
+"""The `delta` of an OpenAI chunk: content, reasoning, refusal or tool_calls."""
+
+RETRIES = 2  # of what a provider may recover from; more would only pile up on one that is overloaded
+DISPROVED: Final = object()
+"""What the memory holds in place of something that a provider said is not so."""
 
 
 class ProviderSettings(Environment):
@@ -38,21 +43,68 @@ class ProviderSettings(Environment):
 
 @dataclass(frozen=True, slots=True)
 class Supplier:
-    """One way to a provider: an address and the credentials for it. `headers` are secret."""
+    """One way to a provider: an address and the credentials for it. `flex`: it sells the cheaper, slower tier."""
 
     name: str
     base_url: str
     headers: Mapping[str, str] = field(repr=False)
+    flex: bool = False
+
+    @property
+    def secrets(self) -> list[str]:
+        """What must never be shown to a client."""
+        return list(self.headers.values())
+
+
+class Memory(Protocol):
+    """What a worker remembers between requests; anything may be forgotten at any time."""
+
+    def get(self, key: str) -> Any:
+        """What is remembered under a key; None where nothing is."""
+
+    def put(self, key: str, value: Any, ttl_s: float) -> None:
+        """Remember a value for `ttl_s` seconds at most."""
+
+    def left_s(self, key: str) -> float:
+        """For how many seconds more a key is remembered; 0 where it is not."""
+
+
+R = TypeVar("R", ChatRequest, EmbeddingsRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[R]):
+    """One attempt at a request, as a provider sees it. `now_s` is Unix time."""
+
+    request: R
+    model: Model
+    supplier: Supplier
+    memory: Memory
+    request_id: str
+    workspace_id: str
+    now_s: int
+
+    @property
+    def service_tier(self) -> ServiceTier:
+        """The tier that this supplier gives to this request."""
+        wants_flex = isinstance(self.request, ChatRequest) and self.request.wanted_tier == "flex"
+        return "flex" if wants_flex and self.supplier.flex else "standard"
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """One call to make. `headers` hold the supplier's credentials."""
+    """One HTTP call to make. `headers` hold the supplier's credentials.
+
+    `assumes` says under which keys the memory holds what this call relies upon; `writes_cache`: the prefix that it
+    reads from a cache was written there for it.
+    """
 
     url: str
     headers: Mapping[str, str] = field(repr=False)
     body: bytes
     method: str = "POST"
+    assumes: Mapping[str, str] = field(default_factory=dict)
+    writes_cache: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +114,21 @@ class UpstreamReply:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+class Failed(Exception):
+    """A call that brought no answer, as the provider's folder reads it.
+
+    `error` is what the client is told before the first byte, `words` what it is told inside a stream; `retries` says
+    how often the same call may be made again; `disproves` names the assumption of the call that turned out wrong.
+    """
+
+    def __init__(
+        self, error: ApiError, words: str | None = None, *, retries: int = 0, disproves: str | None = None
+    ) -> None:
+        super().__init__(words or error.message)
+        self.error, self.words = error, words or error.message
+        self.retries, self.disproves = retries, disproves
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +167,6 @@ class Vectors:
     upstream_id: str | None
 
 
-class Failed(Exception):
-    """A call that brought no answer, as the provider's folder reads it.
-
-    `error` is what the client is told before the first byte, `words` what it is told inside a stream;
-    `retry` says that the same call may succeed if made again at once.
-    """
-
-    def __init__(self, error: ApiError, words: str | None = None, *, retry: bool = False) -> None:
-        super().__init__(words or error.message)
-        self.error, self.words, self.retry = error, words or error.message, retry
-
-
 class ChatStream(Protocol):
     """Reads one streamed answer, event by event. Raises Failed where the provider reports a failure in-band."""
 
@@ -133,31 +188,25 @@ EmbeddingsPlan = Generator[UpstreamRequest, UpstreamReply, Vectors]
 
 
 @dataclass(frozen=True, slots=True)
-class Embeddings:
-    """The embeddings half of a provider that has one."""
-
-    plan: Callable[[EmbeddingsRequest, Model, Supplier], EmbeddingsPlan]
-
-
-@dataclass(frozen=True, slots=True)
 class Provider:
     """One provider: pure callables, assembled in its folder's `__init__`."""
 
     name: str
     settings: type[ProviderSettings]
-    suppliers: Callable[[ProviderSettings], list[Supplier]]
-    """The ways to it, in the order of trying, from its settings."""
-    plan: Callable[[ChatRequest, Model, Supplier], Plan]
+    suppliers: Callable[[Any], list[Supplier]]
+    """The ways to it, in the order of trying, from its settings. Raises ValueError for settings that cannot work."""
+    plan: Callable[[Call[ChatRequest]], Plan]
     """Yields the calls to make first, returns the one that answers. Raises ApiError for what it cannot translate."""
-    answer: Callable[[ChatRequest, UpstreamReply], Answer]
-    """Reads a whole answer; raises Failed where it holds none."""
-    stream: Callable[[ChatRequest, Mapping[str, str]], ChatStream]
-    """Begins to read a streamed answer, whose headers are given."""
-    failure: Callable[[UpstreamReply], Failed]
+    answer: Callable[[ChatRequest, UpstreamRequest, UpstreamReply], Answer]
+    """Reads a whole answer to a call; raises Failed where it holds none."""
+    stream: Callable[[ChatRequest, UpstreamRequest, Mapping[str, str]], ChatStream]
+    """Begins to read a streamed answer to a call; its headers are given."""
+    failure: Callable[[Supplier, UpstreamReply], Failed]
     """Reads a reply whose status is not 2xx."""
     on_disconnect: Literal["cut", "drain"]
     """When our client leaves: cut the call, where that stops the provider's meter; else read on for the counts."""
-    embeddings: Embeddings | None = None
+    embed: Callable[[Call[EmbeddingsRequest]], EmbeddingsPlan] | None = None
+    """Makes embeddings, where the provider has them: yields its calls, returns the vectors."""
 
 
 def failed(status: int, words: str | None, headers: Mapping[str, str] | None = None) -> Failed:
@@ -174,4 +223,4 @@ def failed(status: int, words: str | None, headers: Mapping[str, str] | None = N
         return Failed(UpstreamError.refused(status, words or f"the provider answered {status}", headers))
     if status == 504:
         return Failed(UpstreamTimeout(), words)
-    return Failed(NoSupplier(), words, retry=True)
+    return Failed(NoSupplier(), words, retries=RETRIES)

@@ -2,7 +2,7 @@
 
 import aiohttp
 
-from services.workers.provider import ChatStream, Delta, Failed
+from services.workers.provider import RETRIES, ChatStream, Delta, Failed
 from services.workers.upstream import reading
 from shared.errors import NoSupplier
 from shared.sse import Decoder, EventTooLarge
@@ -38,7 +38,7 @@ class Translation:
         if self._failed is not None:
             raise self._failed
         if self.stream.finish is None:
-            raise Failed(NoSupplier(), "upstream closed the connection", retry=True)
+            raise Failed(NoSupplier(), "upstream closed the connection", retries=RETRIES)
 
 
 class Reader:

@@ -7,30 +7,46 @@ import base64
 import sys
 from array import array
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from services.workers.provider import Answer, Delta, Finish, Usage, Vectors
+from services.workers.provider import Answer, Delta, Finish, ServiceTier, Usage, Vectors
 from shared.errors import ApiError
 from shared.ids import CHAT_PREFIX
 from shared.money import Tokens, usd
 
 DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
 
 
-def completion(request_id: str, created: int, model: str, answer: Answer, counted: Usage, cost_pico: int) -> bytes:
-    """A `chat.completion`; `counted` is what is billed."""
-    return orjson.dumps(
-        {
-            "id": CHAT_PREFIX + request_id,
-            "object": "chat.completion",
-            "created": created,
-            "model": model,
-            "choices": [{"index": 0, "message": answer.message, "finish_reason": answer.finish.reason}],
-            "usage": usage(counted.tokens, cost_pico),
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What stands in every piece of one answer. `created` is Unix time."""
+
+    request_id: str
+    created: int
+    model: str
+    service_tier: ServiceTier = "standard"
+
+    def members(self, kind: str) -> dict[str, Any]:
+        """The first members of a completion or a chunk; the tier only where it is not the standard one."""
+        tier = {} if self.service_tier == "standard" else {"service_tier": self.service_tier}
+        return {
+            "id": CHAT_PREFIX + self.request_id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            **tier,
         }
-    )
+
+
+def completion(head: Head, answer: Answer, counted: Usage, cost_pico: int) -> bytes:
+    """A `chat.completion`; `counted` is what is billed."""
+    choice = {"index": 0, "message": answer.message, "finish_reason": answer.finish.reason}
+    body = head.members("chat.completion") | {"choices": [choice], "usage": usage(counted.tokens, cost_pico)}
+    return orjson.dumps(body)
 
 
 def usage(tokens: Tokens, cost_pico: int) -> dict[str, Any]:
@@ -54,9 +70,8 @@ def usage(tokens: Tokens, cost_pico: int) -> dict[str, Any]:
 class Chunks:
     """The chunks of one stream; what is the same in all of them is encoded once."""
 
-    def __init__(self, request_id: str, created: int, model: str) -> None:
-        head = {"id": CHAT_PREFIX + request_id, "object": "chat.completion.chunk", "created": created, "model": model}
-        self._head = b"data: " + orjson.dumps(head)[:-1]
+    def __init__(self, head: Head) -> None:
+        self._head = b"data: " + orjson.dumps(head.members("chat.completion.chunk"))[:-1]
         self._delta = self._head + b',"choices":[{"index":0,"delta":'
 
     def role(self) -> bytes:

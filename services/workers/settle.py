@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Literal
 
-from services.workers.provider import Finish, Usage
+from services.workers.provider import Finish, ServiceTier, Usage
 from shared.catalog import Model
 from shared.errors import ApiError
 from shared.events import BILLED, Attempt, Outcome, TokenCounts, TokenRates, UsageRecorded, utc_text
@@ -48,6 +48,7 @@ class Trail:
 
     attempts: list[Attempt] = field(default_factory=list)
     upstream_s: float = 0.0
+    service_tier: ServiceTier = "standard"
     first_byte: float | None = None
     upstream_id: str | None = None
 
@@ -58,6 +59,8 @@ def usage_recorded(
     """The event of one request."""
     usage = usage or Usage(Tokens())
     rates, tokens = asked.model.rates, usage.tokens
+    if trail.service_tier == "flex":
+        rates = rates.halved()
     return UsageRecorded(
         request_id=asked.request_id,
         workspace_id=asked.workspace_id,
@@ -81,6 +84,7 @@ def usage_recorded(
         first_byte_ms=None if trail.first_byte is None else _ms(asked.started, trail.first_byte),
         duration_ms=_ms(asked.started, monotonic()),
         upstream_request_id=trail.upstream_id,
+        service_tier=trail.service_tier,
         upstream_usage=usage.raw,
         attempts=trail.attempts,
         user_digest=asked.user_digest,

@@ -1,7 +1,8 @@
 """Answers that leave as they come: the first deltas decide the HTTP status, the usage is durable before the end."""
 
+import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from time import monotonic
 
@@ -18,34 +19,42 @@ from shared.money import Tokens
 from shared.openai import ChatRequest
 
 HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
+SILENCE_S = 15.0  # common proxies give a silent connection up after 30 to 60 s
 
 
 async def chat(
     upstream: Upstream, exchange: Exchange, request: ChatRequest, http_request: web.Request
 ) -> web.StreamResponse:
-    """A stream of chunks. Raises ApiError for what fails before the first delta."""
-    asked = exchange.asked
-    chunks = replies.Chunks(asked.request_id, int(asked.started_at.timestamp()), asked.model.id)
+    """A stream of chunks. Raises ApiError for what fails before anything was sent."""
     client = Client(http_request, exchange)
     reader: Reader | None = None
     try:
-        async with exchange.bounded(), AsyncExitStack() as open_call:
+        async with exchange.bounded(), AsyncExitStack() as open_call, client.kept_alive():
             reader, deltas = await _begin(upstream, exchange, request, open_call)
-            await client.begin(chunks.role())
+            chunks = _chunks(exchange)
+            client.hold(chunks.role())
             while deltas is not None:
                 await client.write(chunks.deltas(deltas))
                 deltas = await reader.read()
     except (ApiError, Failed, TimeoutError) as error:
-        if reader is None:
-            told = error.error if isinstance(error, Failed) else error
-            raise await exchange.failed(told, estimated(request, 0, Usage(Tokens()))) from None
-        return await client.end(await _interrupted(upstream, exchange, request, reader.translation, error))
+        if reader is not None:
+            return await client.end(await _interrupted(upstream, exchange, request, reader.translation, error))
+        told = await exchange.failed(error, estimated(request, 0, Usage(Tokens())))
+        if not client.begun:
+            raise told from None
+        return await client.end(replies.interruption(told, 0))
     read, finish = reader.translation, reader.translation.stream.finish
     assert finish is not None, "a reader ends without an error only after a finish"
     exchange.trail.upstream_id = read.stream.upstream_id
     usage = trusted(request, read.text_bytes, read.stream.usage)
     cost = await exchange.finished(usage, finish)
     return await client.end(chunks.end(finish, usage.tokens, cost))
+
+
+def _chunks(exchange: Exchange) -> replies.Chunks:
+    asked = exchange.asked
+    created = int(asked.started_at.timestamp())
+    return replies.Chunks(replies.Head(asked.request_id, created, asked.model.id, exchange.trail.service_tier))
 
 
 async def _begin(
@@ -55,17 +64,19 @@ async def _begin(
     provider, calls = upstream.provider, Calls(upstream.session, exchange.trail)
 
     async def attempt(supplier: Supplier) -> tuple[Reader, list[Delta] | None]:
-        call = await calls.planned(provider.plan(request, exchange.asked.model, supplier), supplier)
+        call = upstream.call(request, exchange.asked, supplier)
+        exchange.trail.service_tier = call.service_tier
+        sent = await calls.planned(provider.plan(call), supplier)
         async with AsyncExitStack() as attempted:
-            response = await attempted.enter_async_context(calls.begun(call, supplier))
+            response = await attempted.enter_async_context(calls.begun(sent, supplier))
             if response.status != 200:
-                raise provider.failure(await reply_of(response))
-            reader = Reader(provider.stream(request, lower(response)), response.content)
+                raise upstream.failure(supplier, sent, await reply_of(response))
+            reader = Reader(provider.stream(request, sent, lower(response)), response.content)
             deltas = await reader.read()
             open_call.push_async_exit(attempted.pop_all())
             return reader, deltas
 
-    begun = await upstream.first_to_begin(attempt)
+    begun = await upstream.first_to_begin(attempt, request.wanted_tier)
     exchange.trail.first_byte = monotonic()
     return begun
 
@@ -91,21 +102,25 @@ class Client:
     """The client's end of a stream. Once the client has left, writing does nothing."""
 
     def __init__(self, request: web.Request, exchange: Exchange) -> None:
+        self.begun = False
         self._request, self._exchange = request, exchange
         self._response = web.StreamResponse(headers=HEADERS)
         self._held = b""
+        self._wrote = monotonic()
 
-    async def begin(self, first: bytes) -> None:
-        """Commit the status; `first` leaves together with what is written next."""
-        self._held = first
-        with self._leaving():
-            await self._response.prepare(self._request)
+    def hold(self, data: bytes) -> None:
+        """Keep these bytes for the next write, so that both leave together."""
+        self._held += data
 
     async def write(self, data: bytes) -> None:
-        """Write, waiting for a reader that is slower than the provider."""
+        """Write, waiting for a reader that is slower than the provider. The first write commits the status."""
         data, self._held = self._held + data, b""
         if data and not self._exchange.client_gone:
+            self._wrote = monotonic()
             with self._leaving():
+                if not self.begun:
+                    self.begun = True
+                    await self._response.prepare(self._request)
                 await self._response.write(data)
 
     async def end(self, data: bytes) -> web.StreamResponse:
@@ -115,6 +130,21 @@ class Client:
             with self._leaving():
                 await self._response.write_eof()
         return self._response
+
+    @contextlib.asynccontextmanager
+    async def kept_alive(self) -> AsyncIterator[None]:
+        """Break every silence in the block with a comment; the first one commits the status, so that proxies wait."""
+        timer = asyncio.create_task(self._keep_alive())
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    async def _keep_alive(self) -> None:
+        while True:
+            await asyncio.sleep(SILENCE_S - (monotonic() - self._wrote))
+            if monotonic() - self._wrote >= SILENCE_S:
+                await self.write(replies.KEEP_ALIVE)
 
     @contextlib.contextmanager
     def _leaving(self) -> Iterator[None]:

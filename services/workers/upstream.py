@@ -1,31 +1,46 @@
 """Calls to a provider: its suppliers in order, retries, and nothing of either once an answer has begun.
 
-An attempt is a function that takes a supplier and returns an answer that has begun, or raises Failed. What may be
-retried is the provider folder's verdict; how often and how soon is decided here.
+An attempt is a function that takes a supplier and returns an answer that has begun, or raises Failed. Whether a call
+may be made again is the provider folder's verdict; how soon, and when to leave a supplier alone, is decided here.
 """
 
 import asyncio
 import contextlib
+import math
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
-from dataclasses import dataclass
-from time import monotonic
+from dataclasses import dataclass, field
+from time import monotonic, time
 from typing import TypeVar
 
 import aiohttp
 import structlog
 
-from services.workers.provider import Failed, Provider, Supplier, UpstreamReply, UpstreamRequest
-from services.workers.settle import Trail
+from services.workers.breaker import Breaker
+from services.workers.memory import BoundedMemory
+from services.workers.provider import (
+    DISPROVED,
+    RETRIES,
+    Call,
+    Failed,
+    Provider,
+    R,
+    ServiceTier,
+    Supplier,
+    UpstreamReply,
+    UpstreamRequest,
+)
+from services.workers.settle import Asked, Trail
 from shared.errors import ApiError, NoSupplier, UpstreamTimeout
 from shared.events import Attempt
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
-RETRIES = 2  # more would only pile up on a provider that is overloaded
 RETRY_PAUSE_S = 0.25  # the first pause; doubled, and spread by half so that workers do not retry in step
+DISPROVED_S = 60.0  # how long an assumption that a provider disproved is not made again
+MOST_DISPROVED = 3  # assumptions a call can make; each is disproved once
 CONNECT_TIMEOUT_S = 10.0  # a healthy provider accepts within milliseconds
 IDLE_TIMEOUT_S = 120.0  # models think for long before the first byte, and not every provider sends pings
 USER_AGENT = "opentoken/0.1"
@@ -40,46 +55,75 @@ def build_session() -> aiohttp.ClientSession:
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=IDLE_TIMEOUT_S),
         headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
-        auto_decompress=True,
         cookie_jar=aiohttp.DummyCookieJar(),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """One provider, the ways to it, and the client for them."""
+    """One provider, the ways to it, and what is kept about them."""
 
     provider: Provider
     suppliers: Sequence[Supplier]
     session: aiohttp.ClientSession
+    memory: BoundedMemory = field(default_factory=BoundedMemory)
+    breakers: dict[str, Breaker] = field(default_factory=dict)
 
-    async def first_to_begin(self, attempt: Callable[[Supplier], Awaitable[T]]) -> T:
+    def call(self, request: R, asked: Asked, supplier: Supplier) -> Call[R]:
+        """The attempt at a request that goes to this supplier."""
+        return Call(request, asked.model, supplier, self.memory, asked.request_id, asked.workspace_id, int(time()))
+
+    async def first_to_begin(self, attempt: Callable[[Supplier], Awaitable[T]], tier: ServiceTier = "standard") -> T:
         """The first attempt that begins an answer. Raises the last one's ApiError, its words scrubbed."""
-        last = Failed(NoSupplier("no credentials are configured for this provider"))
-        for supplier in self.suppliers:
+        last: Failed | None = None
+        for supplier in sorted(self.suppliers, key=lambda one: tier == "flex" and not one.flex):
+            breaker = self.breakers.setdefault(supplier.name, Breaker())
+            if not breaker.admits():
+                last = last or Failed(_resting(breaker))
+                continue
             try:
-                return await self._retrying(attempt, supplier)
-            except Failed as failed:
-                last = failed
-            if not _worth_failing_over(last.error):
-                break
-        last.error.message = self.scrub(last.error.message)
-        raise last.error
+                begun = await self._retrying(attempt, supplier)
+            except Failed as failure:
+                last = failure
+                if not _worth_failing_over(failure.error):
+                    breaker.succeeded()
+                    break
+                breaker.failed()
+            else:
+                breaker.succeeded()
+                return begun
+        error = last.error if last else NoSupplier("no credentials are configured for this provider")
+        error.message = self.scrub(error.message)
+        raise error
 
     async def _retrying(self, attempt: Callable[[Supplier], Awaitable[T]], supplier: Supplier) -> T:
-        for retry in range(RETRIES + 1):
+        retried, disproved = 0, 0
+        while True:
             try:
                 return await attempt(supplier)
-            except Failed as failed:
-                log.warning("attempt_failed", supplier=supplier.name, reason=self.scrub(failed.words))
-                if not failed.retry or retry == RETRIES:
+            except Failed as failure:
+                log.warning("attempt_failed", supplier=supplier.name, reason=self.scrub(failure.words))
+                if failure.disproves and disproved < MOST_DISPROVED:
+                    disproved += 1
+                    continue
+                if retried >= min(failure.retries, RETRIES):
                     raise
-            await asyncio.sleep(RETRY_PAUSE_S * 2**retry * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-        raise AssertionError("the last retry returns or raises")
+            await asyncio.sleep(RETRY_PAUSE_S * 2**retried * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+            retried += 1
+
+    def failure(self, supplier: Supplier, sent: UpstreamRequest, reply: UpstreamReply) -> Failed:
+        """What a refusal means. An assumption that it disproves is remembered as wrong: the next plan does without."""
+        failure = self.provider.failure(supplier, reply)
+        key = sent.assumes.get(failure.disproves or "")
+        if key is None:
+            failure.disproves = None
+        else:
+            self.memory.put(key, DISPROVED, DISPROVED_S)
+        return failure
 
     def scrub(self, words: str) -> str:
         """A provider's words without our credentials, project ids and addresses."""
-        for secret in (value for supplier in self.suppliers for value in supplier.headers.values()):
+        for secret in (secret for supplier in self.suppliers for secret in supplier.secrets):
             words = words.replace(secret, "[credential]")
         return _PROJECT.sub("projects/[project]", _URL.sub("[url]", words))
 
@@ -87,6 +131,10 @@ class Upstream:
 def _worth_failing_over(error: ApiError) -> bool:
     """Another supplier may have quota or health that this one lacks; a request that is wrong is wrong everywhere."""
     return error.status >= 500 or error.status == 429
+
+
+def _resting(breaker: Breaker) -> NoSupplier:
+    return NoSupplier(headers={"Retry-After": str(math.ceil(breaker.retry_after_s))})
 
 
 class Calls:
@@ -98,25 +146,32 @@ class Calls:
     async def planned(self, plan: Generator[UpstreamRequest, UpstreamReply, T], supplier: Supplier) -> T:
         """Run a plan: make each call that it yields, hand it the reply, return what it returns. Raises Failed."""
         try:
-            call = next(plan)
+            request = next(plan)
             while True:
-                call = plan.send(await self.whole(call, supplier))
+                try:
+                    reply = await self.whole(request, supplier)
+                except Failed as failure:
+                    request = plan.throw(failure)
+                else:
+                    request = plan.send(reply)
         except StopIteration as end:
             result: T = end.value
             return result
 
-    async def whole(self, call: UpstreamRequest, supplier: Supplier) -> UpstreamReply:
+    async def whole(self, request: UpstreamRequest, supplier: Supplier) -> UpstreamReply:
         """One call, its reply read to the end. Raises Failed where none comes."""
-        async with self.begun(call, supplier) as response:
+        async with self.begun(request, supplier) as response:
             return await reply_of(response)
 
     @contextlib.asynccontextmanager
-    async def begun(self, call: UpstreamRequest, supplier: Supplier) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def begun(self, request: UpstreamRequest, supplier: Supplier) -> AsyncIterator[aiohttp.ClientResponse]:
         """One call whose reply has begun; it is cut when the block is left before its end. Raises Failed."""
         started, status = monotonic(), None
         try:
             with reading():
-                response = await self._session.request(call.method, call.url, data=call.body, headers=call.headers)
+                response = await self._session.request(
+                    request.method, request.url, data=request.body, headers=request.headers
+                )
             async with response:
                 status = response.status
                 yield response
@@ -145,8 +200,8 @@ def reading() -> Generator[None]:
     try:
         yield
     except aiohttp.ConnectionTimeoutError as error:
-        raise Failed(NoSupplier(), "the provider could not be reached", retry=True) from error
+        raise Failed(NoSupplier(), "the provider could not be reached", retries=RETRIES) from error
     except aiohttp.SocketTimeoutError as error:
         raise Failed(UpstreamTimeout(), "the provider went silent") from error
     except (aiohttp.ClientError, OSError) as error:
-        raise Failed(NoSupplier(), "upstream closed the connection", retry=True) from error
+        raise Failed(NoSupplier(), "upstream closed the connection", retries=RETRIES) from error

@@ -128,11 +128,12 @@ def local(env: Mapping[str, str] | None = None) -> Iterator[Stack]:
 
 
 @contextlib.contextmanager
-def separate(database_url: str, broker_url: str) -> Iterator[Stack]:
-    """Each service as a process of its own, over RabbitMQ and PostgreSQL."""
+def separate(database_url: str, broker_url: str, upstream_url: str | None = None) -> Iterator[Stack]:
+    """Each service as a process of its own, over RabbitMQ and PostgreSQL; the upstream is by default the simulator."""
     names = ["simulator", "billing", "worker-anthropic", "worker-google", "edge"]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+    upstream = upstream_url or urls["simulator"]
     common = {
         **SECRETS,
         "OPENTOKEN_HOST": "127.0.0.1",
@@ -142,8 +143,8 @@ def separate(database_url: str, broker_url: str) -> Iterator[Stack]:
     own = {
         "simulator": {},
         "billing": {"OPENTOKEN_DATABASE_URL": database_url},
-        "worker-anthropic": {"ANTHROPIC_API_KEY": "simulated", "ANTHROPIC_BASE_URL": urls["simulator"]},
-        "worker-google": {"GEMINI_API_KEY": "simulated", "GOOGLE_GEMINI_BASE_URL": urls["simulator"]},
+        "worker-anthropic": {"ANTHROPIC_API_KEY": "simulated", "ANTHROPIC_BASE_URL": upstream},
+        "worker-google": {"GEMINI_API_KEY": "simulated", "GOOGLE_GEMINI_BASE_URL": upstream},
         "edge": {
             "OPENTOKEN_BILLING_URL": urls["billing"],
             "OPENTOKEN_WORKER_URLS": json.dumps({n: urls[f"worker-{n}"] for n in ("anthropic", "google")}),

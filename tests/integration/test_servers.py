@@ -1,6 +1,7 @@
 """The test servers are held to what the other tests rest on: nothing shared, nothing lost, nothing left behind."""
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import time
@@ -121,7 +122,7 @@ def test_what_a_killed_postgres_had_committed_is_there_when_it_starts_again(othe
 
 def test_a_postgres_killed_amid_a_statement_starts_again(other_postgres: Server) -> None:
     with servers.database(other_postgres) as url:
-        with psycopg.connect(url.replace("+psycopg", "")) as busy:
+        with contextlib.closing(psycopg.connect(url.replace("+psycopg", ""), autocommit=True)) as busy:
             busy.pgconn.send_query(b"SELECT count(*) FROM generate_series(1, 3000000)")  # about a second
             other_postgres.kill()
             other_postgres.start()

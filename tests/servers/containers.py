@@ -52,9 +52,9 @@ class Container:
     def failure(self) -> str | None:
         """The end of its log where it has ended, None while it runs."""
         self._wrapped.reload()
-        return (
-            None if self._wrapped.status == "running" else self._wrapped.logs(tail=LOG_LINES).decode(errors="replace")
-        )
+        if self._wrapped.status == "running":
+            return None
+        return str(self._wrapped.logs(tail=LOG_LINES), errors="replace")
 
 
 def available(image: str) -> bool:
@@ -64,7 +64,7 @@ def available(image: str) -> bool:
         try:
             with contextlib.closing(DockerClient().client) as client:
                 _ensure(client, image)
-        except DockerException:
+        except (DockerException, OSError):
             return False
         finally:
             gc.collect()

@@ -52,8 +52,9 @@ class Keeper:
         command = ["sh", "-c", KEEPER, f"{name}-keeper", str(self.folder)]
         # A session of its own: Ctrl-C and a closed terminal end us, and the keeper has to outlive us.
         self._shell = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/", text=True, start_new_session=True
-        )
+            command, cwd="/", start_new_session=True, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
 
     def watch(self, group: int | None) -> None:
         """Make `group` the process group that ends with us; None: there is none at the moment."""

@@ -49,7 +49,10 @@ def given(url: str, management: str | None) -> Server:
 
 @contextlib.contextmanager
 def private() -> Iterator[Server]:
-    """A broker of our own on 127.0.0.1, with the management plugin. Its data survives SIGKILL."""
+    """A broker of our own on 127.0.0.1, with the management plugin.
+
+    Its data survives SIGKILL, except for a quorum queue younger than about a second (see the test of that).
+    """
     sbin, path = _installation()
     amqp, management, distribution, epmd = free_ports(4)
     with contextlib.closing(Keeper("rabbitmq")) as kept:

@@ -5,11 +5,11 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from services.simulator import schema
-from services.simulator.directives import DirectiveError, Directives, without
-from services.simulator.directives import parse as parse_directives
+from services.simulator.directives import Directives, without
 from services.simulator.google import answer, embeddings, errors
 from services.simulator.google.checks import CHECKS
-from services.simulator.google.errors import PER_DAY, PER_MINUTE, Refusal
+from services.simulator.google.directives import GoogleDirectives, in_force, parsed
+from services.simulator.google.errors import Refusal
 from services.simulator.google.functions import calls
 from services.simulator.google.models import CHAT_MODELS, EMBEDDING_MODELS, LEVELS, MAX_OUTPUT_TOKENS, Gemini
 from services.simulator.google.request import (
@@ -26,15 +26,6 @@ from shared.money import Tokens
 JSON = {"content-type": "application/json; charset=UTF-8"}
 EVENTS = {"content-type": "text/event-stream"}
 ANY_JSON = {"type": "object", "properties": {"reply": {"type": "string"}}}  # where JSON is wanted without a schema
-
-
-class GoogleDirectives(Directives):
-    """And what only Google does."""
-
-    daily_quota: bool = False
-    blocked: bool = False
-    no_penalties: bool = False
-    call: str | None = None
 
 
 def respond(call: Call) -> Script:
@@ -90,7 +81,7 @@ def _answer(call: Call, *, streams: bool) -> Script:
             raise Refusal(400, complaint)
     if request.cached_content is not None:
         raise Refusal(403, "CachedContent not found (or permission denied)")
-    directives = _directives(call, request.prompt)
+    directives = in_force(call, request.prompt)
     config = request.generation_config
     if directives.no_penalties and (config.presence_penalty or config.frequency_penalty):
         raise Refusal(400, "Penalty is not enabled for this model")
@@ -171,44 +162,19 @@ def _generation(request: GenerateRequest, directives: GoogleDirectives, prompt: 
     )
 
 
-def _directives(call: Call, prompt: str) -> GoogleDirectives:
-    """The prompt's directives; those that mean a refusal are raised."""
-    directives = _parsed(prompt)
-    if directives.fail_first:
-        directives = directives.on_attempt(call.attempt())
-    if directives.key_invalid:
-        raise errors.key_invalid()
-    if directives.daily_quota or directives.status == 429:
-        quota = PER_DAY if directives.daily_quota else PER_MINUTE
-        raise errors.exhausted(quota, directives.message, directives.retry_after)
-    if directives.status is not None:
-        told = [] if directives.retry_after is None else [errors.retry_info(directives.retry_after)]
-        raise Refusal(directives.status, directives.message, *told)
-    return directives
-
-
-def _parsed(prompt: str) -> GoogleDirectives:
-    try:
-        return parse_directives(GoogleDirectives, prompt)
-    except DirectiveError as error:
-        raise Refusal(400, str(error)) from None
-
-
 def _count(call: Call) -> Script:
     model = _known(call, EMBEDDING_MODELS | CHAT_MODELS.keys())
     request = parse(CountRequest, call.body)
-    if _parsed(request.contents[-1].words).no_usage:
+    if parsed(request.contents[-1].words).no_usage:
         raise Refusal(503)  # counts that cannot be had
     body = whole(Frame(embeddings.counted(request)), Directives())
-    return Script(
-        status=200, headers=JSON, body=body, seed=call.seed, upstream_request_id=call.id, model=model, reported=True
-    )
+    return Script(status=200, headers=JSON, body=body, seed=call.seed, upstream_request_id=call.id, model=model)
 
 
 def _embed(call: Call) -> Script:
     model = _known(call, EMBEDDING_MODELS)
     request = parse(BatchEmbedRequest, call.body)
-    directives = _directives(call, request.requests[-1].content.words)
+    directives = in_force(call, request.requests[-1].content.words)
     body = _whole(Frame(embeddings.embed(request, model)), directives)
     tokens = Tokens(input=sum(count(one.content.words) for one in request.requests))
     return Script(

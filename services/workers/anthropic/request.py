@@ -12,7 +12,7 @@ import orjson
 from services.workers.anthropic.models import FAMILIES, Family
 from services.workers.anthropic.schema import strict
 from services.workers.anthropic.wire import headers
-from services.workers.provider import Plan, Supplier, UpstreamRequest
+from services.workers.provider import Call, Plan, UpstreamRequest
 from shared.catalog import Model
 from shared.errors import InvalidRequest
 from shared.openai import (
@@ -35,10 +35,11 @@ DATA_URL = re.compile(r"data:(image/(?:png|jpeg|gif|webp));base64,(.+)", re.DOTA
 Body = dict[str, Any]
 
 
-def plan(request: ChatRequest, model: Model, supplier: Supplier) -> Plan:
+def plan(call: Call[ChatRequest]) -> Plan:
     """The one call that answers. Raises InvalidRequest for what the API has no words for."""
     yield from ()  # a generator by contract, though no call is needed before
-    return UpstreamRequest(f"{supplier.base_url}/v1/messages", headers(supplier), orjson.dumps(body(request, model)))
+    content = orjson.dumps(body(call.request, call.model))
+    return UpstreamRequest(f"{call.supplier.base_url}/v1/messages", headers(call.supplier), content)
 
 
 def body(request: ChatRequest, model: Model) -> Body:

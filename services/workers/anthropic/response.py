@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.workers.anthropic.wire import loads, read_error, usage
-from services.workers.provider import Answer, Delta, Failed, Finish, FinishReason, UpstreamReply, Usage
+from services.workers.provider import Answer, Delta, Failed, Finish, FinishReason, UpstreamReply, UpstreamRequest, Usage
 from shared.errors import UpstreamError
 from shared.openai import ChatRequest
 from shared.sse import Event
@@ -25,7 +25,7 @@ FINISH_REASONS: dict[str, FinishReason] = {
 }
 
 
-def answer(request: ChatRequest, reply: UpstreamReply) -> Answer:
+def answer(request: ChatRequest, _: UpstreamRequest, reply: UpstreamReply) -> Answer:
     """A whole answer. Raises Failed."""
     body = loads(reply.body)
     blocks = body.get("content") or []
@@ -43,7 +43,7 @@ def answer(request: ChatRequest, reply: UpstreamReply) -> Answer:
 class Stream:
     """Reads one streamed answer."""
 
-    def __init__(self, request: ChatRequest, headers: Mapping[str, str]) -> None:
+    def __init__(self, request: ChatRequest, _: UpstreamRequest, headers: Mapping[str, str]) -> None:
         self.finish: Finish | None = None
         self.upstream_id = headers.get("request-id")
         self._shown = _shown(request)
@@ -97,7 +97,7 @@ def _finish(native: str | None, *, started: bool) -> Finish:
     """OpenAI's word for a stop_reason; one that we do not know fails the call unless text was already sent."""
     reason = FINISH_REASONS.get(native or "")
     if reason is None and not started:
-        raise Failed(UpstreamError(f"the provider stopped for an unknown reason: {native}"), retry=True)
+        raise Failed(UpstreamError(f"the provider stopped for an unknown reason: {native}"), retries=1)
     return Finish(reason or "stop", native or "unknown")
 
 

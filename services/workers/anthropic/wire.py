@@ -51,6 +51,14 @@ def headers(supplier: Supplier) -> dict[str, str]:
     return {**supplier.headers, "anthropic-version": VERSION, "content-type": "application/json"}
 
 
+def dumps(body: dict[str, Any]) -> bytes:
+    """A body for Anthropic. Raises InvalidRequest for what a client may write as JSON, but this service cannot."""
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError as error:  # a number of more than 64 bits, in a schema of the client's
+        raise InvalidRequest(f"the request cannot be passed on: {error}") from None
+
+
 def loads(data: str | bytes) -> dict[str, Any]:
     """A JSON object from Anthropic; raises Failed where it sent something else."""
     try:
@@ -58,11 +66,11 @@ def loads(data: str | bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         value = None
     if not isinstance(value, dict):
-        raise Failed(NoSupplier(), "the provider sent something that is not a JSON object", retry=True)
+        raise Failed(NoSupplier(), "the provider sent something that is not a JSON object", retries=1)
     return value
 
 
-def failure(reply: UpstreamReply) -> Failed:
+def failure(_: Supplier, reply: UpstreamReply) -> Failed:
     """A reply whose status is not 2xx. Any body will do: a proxy in between may have written it."""
     try:
         body = loads(reply.body)

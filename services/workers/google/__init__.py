@@ -1,16 +1,16 @@
-"""Google: the Gemini API."""
+"""Google: the Gemini API, and the same models on Vertex AI."""
 
-from services.workers.google import embeddings, request, response, wire
-from services.workers.provider import Embeddings, Provider
+from services.workers.google import embeddings, request, response, vertex
+from services.workers.provider import Provider
 
 PROVIDER = Provider(
     name="google",
-    settings=wire.Settings,
-    suppliers=wire.suppliers,
+    settings=vertex.Settings,
+    suppliers=vertex.suppliers,
     plan=request.plan,
     answer=response.answer,
     stream=response.Stream,
-    failure=wire.failure,
+    failure=vertex.failure,
     on_disconnect="drain",  # Google counts the whole answer whether or not anyone reads it
-    embeddings=Embeddings(plan=embeddings.plan),
+    embed=embeddings.embed,
 )

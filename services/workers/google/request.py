@@ -10,11 +10,12 @@ from typing import Any
 
 import orjson
 
+from services.workers.google.caching import Content, wanted, with_cache
 from services.workers.google.models import FAMILIES, Family
 from services.workers.google.schema import supported
 from services.workers.google.tools import CallsOfTurn, call_parts, declarations, tool_config
-from services.workers.google.wire import headers
-from services.workers.provider import Plan, Supplier, UpstreamRequest
+from services.workers.google.vertex import authorised, model_url
+from services.workers.provider import DISPROVED, Call, Plan, UpstreamRequest
 from shared.catalog import Model
 from shared.errors import InvalidRequest
 from shared.openai import (
@@ -32,17 +33,38 @@ from shared.openai import (
 BUDGET_RANGE = (128, 32_768)  # thinkingBudget of gemini-2.5-pro
 BUDGET_PERCENT = 80  # of max_tokens: what is left is for the answer itself
 LEVEL_STEPS = ((1_024, "LOW"), (8_192, "MEDIUM"))  # reasoning.max_tokens up to which a level is chosen; else HIGH
+PENALTIES = frozenset({"presencePenalty", "frequencyPenalty"})
 DATA_URL = re.compile(r"data:(image/[\w.+-]+);base64,(.+)", re.DOTALL)
 
 Body = dict[str, Any]
 
 
-def plan(request: ChatRequest, model: Model, supplier: Supplier) -> Plan:
-    """The one call that answers. Raises InvalidRequest for what the API has no words for."""
-    yield from ()  # a generator by contract, though no call is needed before
-    method = "streamGenerateContent?alt=sse" if request.stream else "generateContent"
-    url = f"{supplier.base_url}/models/{model.upstream}:{method}"
-    return UpstreamRequest(url, headers(supplier), orjson.dumps(body(request, model)))
+def plan(call: Call[ChatRequest]) -> Plan:
+    """A token and a cache first, where they are needed; then the call that answers. Raises InvalidRequest, Failed."""
+    credentials = yield from authorised(call)
+    content = Content(body(call.request, call.model))
+    if wanted(call.request):
+        content = yield from with_cache(call, credentials, content.body)
+    sent, assumes = _with_penalties(call, content.body)
+    method = "streamGenerateContent?alt=sse" if call.request.stream else "generateContent"
+    return UpstreamRequest(
+        f"{model_url(call.supplier, call.model.upstream)}:{method}",
+        credentials.headers,
+        orjson.dumps(sent),
+        assumes={**credentials.assumes, **content.assumes, **assumes},
+        writes_cache=content.writes_cache,
+    )
+
+
+def _with_penalties(call: Call[ChatRequest], sent: Body) -> tuple[Body, dict[str, str]]:
+    """Penalties are sent on the assumption that the model takes them; not every version of it does."""
+    config = sent.get("generationConfig", {})
+    if not PENALTIES & config.keys():
+        return sent, {}
+    key = f"penalties:{call.supplier.name}:{call.model.upstream}"
+    if call.memory.get(key) is not DISPROVED:
+        return sent, {"penalties": key}
+    return {**sent, "generationConfig": {name: config[name] for name in config.keys() - PENALTIES}}, {}
 
 
 def body(request: ChatRequest, model: Model) -> Body:

@@ -10,7 +10,7 @@ from typing import Any
 
 from services.workers.google.tools import tool_call
 from services.workers.google.wire import loads, read_error, usage
-from services.workers.provider import Answer, Delta, Failed, Finish, FinishReason, UpstreamReply, Usage
+from services.workers.provider import Answer, Delta, Failed, Finish, FinishReason, UpstreamReply, UpstreamRequest, Usage
 from shared.errors import UpstreamError
 from shared.openai import ChatRequest
 from shared.sse import Event
@@ -31,12 +31,12 @@ FINISH_REASONS: dict[str, FinishReason] = {
 }
 
 
-def answer(request: ChatRequest, reply: UpstreamReply) -> Answer:
+def answer(request: ChatRequest, sent: UpstreamRequest, reply: UpstreamReply) -> Answer:
     """A whole answer. Raises Failed."""
-    stream = Stream(request, reply.headers)
+    stream = Stream(request, sent, reply.headers)
     deltas = stream.read(loads(reply.body))
     if stream.finish is None:
-        raise Failed(UpstreamError("the provider's answer has no end"), retry=True)
+        raise Failed(UpstreamError("the provider's answer has no end"), retries=1)
     calls = [_without_index(call) for delta in deltas for call in delta.get("tool_calls", [])]
     text = "".join(delta.get("content", "") for delta in deltas)
     message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None}
@@ -54,18 +54,19 @@ def _without_index(call: dict[str, Any]) -> dict[str, Any]:
 class Stream:
     """Reads one streamed answer."""
 
-    def __init__(self, request: ChatRequest, _: Mapping[str, str]) -> None:
+    def __init__(self, request: ChatRequest, sent: UpstreamRequest, _: Mapping[str, str]) -> None:
         self.finish: Finish | None = None
         self.upstream_id: str | None = None
         self._shown = request.thinking is not None and request.thinking.shown
         self._started = False
         self._calls = 0
+        self._writes_cache = sent.writes_cache
         self._usage: dict[str, Any] = {}
 
     @property
     def usage(self) -> Usage:
         """The last non-empty value of every count."""
-        return usage(self._usage)
+        return usage(self._usage, writes_cache=self._writes_cache)
 
     def feed(self, event: Event) -> list[Delta]:
         """The deltas of one event. Raises Failed for an error object."""
@@ -106,7 +107,7 @@ class Stream:
         if native.startswith("IMAGE_"):
             reason = "content_filter"
         if reason is None and not self._started:
-            raise Failed(UpstreamError(f"the provider gave no answer: {native}"), retry=True)
+            raise Failed(UpstreamError(f"the provider gave no answer: {native}"), retries=1)
         if self._calls and reason in {"stop", None}:
             reason = "tool_calls"
         self.finish = Finish(reason or "stop", native)

@@ -43,8 +43,12 @@ def tool_config(choice: str | ToolChoice) -> Body:
             raise InvalidRequest('tool_choice of type "function" needs function.name', param="tool_choice")
         return _config("ANY", [choice.function.name])
     allowed = choice.allowed_tools or {}
-    names = [tool.get("function", {}).get("name") for tool in allowed.get("tools") or []]
-    return _config(MODES.get(allowed.get("mode", "auto"), "AUTO"), names)
+    try:
+        names = [tool["function"]["name"] for tool in allowed["tools"]]
+        return _config(MODES[allowed.get("mode", "auto")], names)
+    except (KeyError, TypeError):
+        words = 'tool_choice of type "allowed_tools" needs allowed_tools.mode and .tools, each with function.name'
+        raise InvalidRequest(words, param="tool_choice") from None
 
 
 def _config(mode: str, names: list[str] | None = None) -> Body:
@@ -79,9 +83,9 @@ def _id(call_id: str, *, with_ids: bool) -> Body:
 
 
 def _signature(call: ToolCall, message: AssistantMessage) -> str | None:
-    ours = ((call.extra_content or {}).get("google") or {}).get("thought_signature")
-    if ours:
-        return str(ours)
+    ours = (call.extra_content or {}).get("google")
+    if isinstance(ours, dict) and ours.get("thought_signature"):
+        return str(ours["thought_signature"])
     details = message.reasoning_details or []
     return next(
         (d.get("data") for d in details if d.get("type") == "reasoning.encrypted" and d.get("id") == call.id), None

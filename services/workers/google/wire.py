@@ -7,34 +7,23 @@ import math
 from typing import Any
 
 import orjson
-from pydantic import Field, SecretStr
 
-from services.workers.provider import Failed, ProviderSettings, Supplier, UpstreamReply, Usage, failed
+from services.workers.provider import Failed, Supplier, UpstreamReply, Usage, failed
 from shared.errors import NoSupplier, UpstreamAuthFailed, UpstreamError
 from shared.money import Tokens
-
-
-class Settings(ProviderSettings):
-    """Where the Gemini API is, and the keys for it."""
-
-    api_key: SecretStr | None = Field(default=None, validation_alias="GEMINI_API_KEY")
-    base_url: str = Field(
-        default="https://generativelanguage.googleapis.com", validation_alias="GOOGLE_GEMINI_BASE_URL"
-    )
-
-
-def suppliers(settings: ProviderSettings) -> list[Supplier]:
-    """One supplier for each key."""
-    address = f"{settings.base_url.rstrip('/')}/v1beta"
-    return [
-        Supplier(f"gemini-{number}", address, {"x-goog-api-key": key})
-        for number, key in enumerate(settings.keys, start=1)
-    ]
 
 
 def headers(supplier: Supplier) -> dict[str, str]:
     """The headers of every call."""
     return {**supplier.headers, "content-type": "application/json"}
+
+
+def dumps(body: dict[str, Any]) -> bytes:
+    """A body for Google. Raises InvalidRequest for what a client may write as JSON, but this service cannot."""
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError as error:  # a number of more than 64 bits, in a schema of the client's
+        raise InvalidRequest(f"the request cannot be passed on: {error}") from None
 
 
 def loads(data: str | bytes) -> dict[str, Any]:
@@ -46,7 +35,7 @@ def loads(data: str | bytes) -> dict[str, Any]:
     if isinstance(value, list) and value:
         value = value[0]
     if not isinstance(value, dict):
-        raise Failed(NoSupplier(), "the provider sent something that is not a JSON object", retry=True)
+        raise Failed(NoSupplier(), "the provider sent something that is not a JSON object", retries=1)
     return value
 
 
@@ -68,6 +57,10 @@ def read_error(error: dict[str, Any], status: int | None = None) -> Failed:
         return Failed(UpstreamAuthFailed(), words)
     if status == 429:
         return _throttled(details, words)
+    if status in {403, 404} and "CachedContent" in (words or ""):
+        return Failed(NoSupplier(), words, disproves="cache")
+    if status == 400 and "Penalty is not enabled" in (words or ""):
+        return Failed(UpstreamError.refused(400, words or ""), disproves="penalties")
     return failed(status, words)
 
 
@@ -80,21 +73,21 @@ def _throttled(details: list[dict[str, Any]], words: str | None) -> Failed:
     return Failed(UpstreamError.refused(429, words or "rate limited by the provider", kept))
 
 
-def usage(raw: dict[str, Any]) -> Usage:
+def usage(raw: dict[str, Any], *, writes_cache: bool = False) -> Usage:
     """The counts in disjoint buckets: promptTokenCount has cached tokens in, candidatesTokenCount leaves thoughts out.
 
+    Upstream counts a prefix as cached already on the request for which it was written: that one pays for writing it.
     Once upstream was seen to count the thoughts among the candidates; then the total says so.
     """
     prompt = (raw.get("promptTokenCount") or 0) + (raw.get("toolUsePromptTokenCount") or 0)
     candidates, thoughts = raw.get("candidatesTokenCount") or 0, raw.get("thoughtsTokenCount") or 0
-    cached = raw.get("cachedContentTokenCount") or 0
+    cached = min(raw.get("cachedContentTokenCount") or 0, prompt)
     thoughts_inside = thoughts and prompt + candidates == raw.get("totalTokenCount")
-    return Usage(
-        Tokens(
-            input=max(prompt - cached, 0),
-            cache_read=cached,
-            output=candidates if thoughts_inside else candidates + thoughts,
-            reasoning=thoughts,
-        ),
-        raw,
+    tokens = Tokens(
+        input=prompt - cached,
+        cache_read=0 if writes_cache else cached,
+        cache_write=cached if writes_cache else 0,
+        output=candidates if thoughts_inside else candidates + thoughts,
+        reasoning=thoughts,
     )
+    return Usage(tokens, raw)

@@ -1,10 +1,15 @@
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest_asyncio
-from sqlalchemy import Engine
+from sqlalchemy import Engine, insert
 
 from services.billing.accounts import digest
+from services.billing.ledger import Ledger
+from services.billing.records import accept
+from services.billing.tables import usage_record
+from shared.events import Refused
 from shared.money import Tokens
 from tests.integration.billing.service import ADMIN, AUDITOR, INTERNAL, Service, running
 from tests.unit.billing.events import COST_PICO, usage
@@ -121,9 +126,12 @@ async def test_the_balance_is_what_the_credits_brought_less_what_the_requests_co
     }  # fmt: skip
 
 
-async def test_lists_come_whole_and_in_the_order_of_the_books_whatever_the_page_size(service: Service) -> None:
-    events = [usage("demo", key_id=f"key-{n % 2}") for n in range(5)]
-    await service.publish(*events)
+async def test_lists_come_whole_and_in_the_order_of_the_books_whatever_the_page_size(
+    service: Service, engine: Engine
+) -> None:
+    events = sorted((usage("demo") for _ in range(5)), key=lambda event: event.request_id)
+    Ledger(engine).record(events[:3])  # recorded at the same moment
+    Ledger(engine).record(events[3:])
     for kind, name, expected in (
         ("usage", "request_id", [event.request_id for event in events]),
         ("entries", "seq", [1, 2, 3, 4, 5, 6]),
@@ -194,6 +202,18 @@ async def test_a_standing_tells_whose_the_key_is_and_what_it_may_still_spend(ser
         "limit_reset": "monthly",
         "window_spend_pico": str(COST_PICO),
     }
+
+
+async def test_what_a_key_spent_before_its_window_began_no_longer_counts(service: Service, engine: Engine) -> None:
+    made = await service.post("/admin/workspaces/demo/keys", {"label": "app", "limit_reset": "daily"})
+    old = accept(usage("demo", key_id=made["key_id"]))
+    assert not isinstance(old, Refused)
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    with engine.begin() as connection:
+        connection.execute(insert(usage_record), {**old, "recorded_at": midnight - timedelta(microseconds=1)})
+    assert (await standing(service, made["secret"]))["window_spend_pico"] == "0"
+    await service.publish(usage("demo", key_id=made["key_id"]))
+    assert (await standing(service, made["secret"]))["window_spend_pico"] == str(COST_PICO)
 
 
 async def test_without_a_reset_a_key_spends_against_its_whole_life(service: Service) -> None:

@@ -7,9 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
-from services.simulator import anthropic, google
+from services.simulator import anthropic
 from services.simulator.directives import DirectiveError, parse, without
-from tests.unit.simulator.conftest import Answer, Peer
+from services.simulator.google.directives import GoogleDirectives
+from tests.unit.simulator.peers import Answer, Peer
 
 README = Path(anthropic.__file__).parents[1] / "README.md"
 BOTH = pytest.mark.parametrize("provider", ["claude", "gemini"])
@@ -217,10 +218,10 @@ def test_each_provider_knows_only_its_own() -> None:
     with pytest.raises(DirectiveError, match="daily_quota"):
         parse(anthropic.AnthropicDirectives, "[[daily_quota]]")
     with pytest.raises(DirectiveError, match="spend_limit"):
-        parse(google.GoogleDirectives, "[[spend_limit]]")
+        parse(GoogleDirectives, "[[spend_limit]]")
 
 
 def test_the_readme_names_every_directive() -> None:
     text = README.read_text("utf-8")
-    known: Any = anthropic.AnthropicDirectives.model_fields | google.GoogleDirectives.model_fields
+    known: Any = anthropic.AnthropicDirectives.model_fields | GoogleDirectives.model_fields
     assert [name for name in known if f"`{name}" not in text] == []

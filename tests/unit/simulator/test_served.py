@@ -12,7 +12,7 @@ from services.simulator import served
 from services.simulator.app import SimulatorSettings, build_app
 from services.simulator.served import ServedLog
 from shared.http import listening
-from tests.unit.simulator.conftest import DEADLINE_S, GEMINI, Peer
+from tests.unit.simulator.peers import DEADLINE_S, GEMINI, Peer
 
 CLAUDE_HEADERS = {"x-api-key": "key", "anthropic-version": "2023-06-01"}
 
@@ -90,6 +90,15 @@ async def test_a_client_that_leaves_mid_stream_is_logged_with_what_it_was_sent(s
     assert (
         whole["thoughtsTokenCount"] < entry["tokens"]["output"] < whole["totalTokenCount"] - whole["promptTokenCount"]
     )
+
+
+async def test_every_request_is_logged_once_wherever_its_client_left(simulator: Peer) -> None:
+    body = {"contents": [{"parts": [{"text": "[[chunks=300]]"}]}]}
+    url = f"{simulator.url}/v1beta/models/{GEMINI}:streamGenerateContent?alt=sse"
+    for size in range(1, 60_000, 3_000):
+        async with simulator.session.post(url, json=body, headers={"x-goog-api-key": "key"}) as response:
+            await response.content.read(size)
+    assert sorted(entry["number"] for entry in await entries(simulator, 20)) == [*range(1, 21)]
 
 
 async def test_a_muted_request_ends_when_its_client_leaves(simulator: Peer) -> None:

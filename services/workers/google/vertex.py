@@ -1,0 +1,169 @@
+"""Vertex AI: the same models at another address, with a service account instead of a key.
+
+Sources: docs.cloud.google.com, "Generative AI on Vertex AI REST API" and "Flex PayGo"; RFC 7523 for the exchange of a
+signed assertion for an access token. Flex is sold by the global endpoint alone; embeddings by regional ones alone.
+"""
+
+import json
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from google.auth import jwt
+from google.auth.crypt import RSASigner
+from pydantic import Field, SecretStr
+
+from services.workers.google import wire
+from services.workers.provider import (
+    DISPROVED,
+    Call,
+    Failed,
+    ProviderSettings,
+    R,
+    Supplier,
+    UpstreamReply,
+    UpstreamRequest,
+)
+from shared.errors import VertexAuthFailed
+
+GLOBAL = "global"
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+ASSERTION_S = 3600  # the longest that Google accepts
+TOKEN_MARGIN_S = 300  # a token is renewed this long before its end, so that none ends on the way
+FLEX_HEADERS = {"X-Vertex-AI-LLM-Request-Type": "shared", "X-Vertex-AI-LLM-Shared-Request-Type": "flex"}
+
+
+class Settings(ProviderSettings):
+    """Where Google is, as the Gemini API and as Vertex AI, and the credentials for either."""
+
+    api_key: SecretStr | None = Field(default=None, validation_alias="GEMINI_API_KEY")
+    base_url: str = Field(
+        default="https://generativelanguage.googleapis.com", validation_alias="GOOGLE_GEMINI_BASE_URL"
+    )
+    credentials: Path | None = Field(default=None, validation_alias="GOOGLE_APPLICATION_CREDENTIALS")
+    project: str | None = Field(default=None, validation_alias="GOOGLE_CLOUD_PROJECT")
+    location: str = Field(default=GLOBAL, validation_alias="GOOGLE_CLOUD_LOCATION")
+    vertex_base_url: str | None = Field(default=None, validation_alias="OPENTOKEN_VERTEX_BASE_URL")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceAccount:
+    """The members of a service account's key file that a token takes."""
+
+    email: str
+    token_uri: str
+    signer: RSASigner = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VertexSupplier(Supplier):
+    """A project at a location of Vertex AI; `base_url` ends with both."""
+
+    project: str
+    location: str
+    account: ServiceAccount
+
+    @property
+    def secrets(self) -> list[str]:
+        """What must never be shown to a client."""
+        return [self.account.email, self.project]
+
+
+def suppliers(settings: Settings) -> list[Supplier]:
+    """The Gemini API with each key, then Vertex AI at each location. Raises ValueError for an unfit key file."""
+    address = f"{settings.base_url.rstrip('/')}/v1beta"
+    gemini = [
+        Supplier(f"gemini-{number}", address, {"x-goog-api-key": key})
+        for number, key in enumerate(settings.keys, start=1)
+    ]
+    return gemini if settings.credentials is None else [*gemini, *_vertex(settings, settings.credentials)]
+
+
+def _vertex(settings: Settings, file: Path) -> list[Supplier]:
+    try:
+        info = json.loads(file.read_text("utf-8"))
+        account = ServiceAccount(info["client_email"], info["token_uri"], RSASigner.from_service_account_info(info))  # type: ignore[no-untyped-call]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"GOOGLE_APPLICATION_CREDENTIALS: {file} is not a service account's key file ({error})"
+        ) from None
+    project = settings.project or info.get("project_id")
+    if not project:
+        raise ValueError("GOOGLE_CLOUD_PROJECT: no project is set, and the key file names none")
+    return [_at(location.strip(), project, settings, account) for location in settings.location.split(",")]
+
+
+def _at(location: str, project: str, settings: Settings, account: ServiceAccount) -> VertexSupplier:
+    prefix = "" if location == GLOBAL else f"{location}-"
+    host = (settings.vertex_base_url or f"https://{prefix}aiplatform.googleapis.com").rstrip("/")
+    return VertexSupplier(
+        name=f"vertex-{location}",
+        base_url=f"{host}/v1/projects/{project}/locations/{location}",
+        headers={},
+        flex=location == GLOBAL,
+        project=project,
+        location=location,
+        account=account,
+    )
+
+
+def model_name(supplier: Supplier, upstream_model: str) -> str:
+    """A model's resource name."""
+    if isinstance(supplier, VertexSupplier):
+        place = f"projects/{supplier.project}/locations/{supplier.location}"
+        return f"{place}/publishers/google/models/{upstream_model}"
+    return f"models/{upstream_model}"
+
+
+def model_url(supplier: Supplier, upstream_model: str) -> str:
+    """A model's address, to which `:method` is added."""
+    publisher = "/publishers/google" if isinstance(supplier, VertexSupplier) else ""
+    return f"{supplier.base_url}{publisher}/models/{upstream_model}"
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """The headers that let a call in, and the assumption that they still do."""
+
+    headers: dict[str, str] = field(repr=False)
+    assumes: dict[str, str] = field(default_factory=dict)
+
+
+def authorised(call: Call[R]) -> Generator[UpstreamRequest, UpstreamReply, Credentials]:
+    """The credentials of the call's supplier; an access token is fetched where none is remembered. Raises Failed."""
+    supplier = call.supplier
+    if not isinstance(supplier, VertexSupplier):
+        return Credentials(wire.headers(supplier))
+    key = f"token:{supplier.account.email}"
+    token = call.memory.get(key)
+    if token is None or token is DISPROVED:
+        token, lifetime_s = _token((yield _exchange(supplier.account, call.now_s)))
+        call.memory.put(key, token, lifetime_s - TOKEN_MARGIN_S)
+    flex = FLEX_HEADERS if call.service_tier == "flex" else {}
+    return Credentials({"authorization": f"Bearer {token}", "content-type": "application/json", **flex}, {"token": key})
+
+
+def _exchange(account: ServiceAccount, now_s: int) -> UpstreamRequest:
+    claims = {"iss": account.email, "scope": SCOPE, "aud": account.token_uri, "iat": now_s, "exp": now_s + ASSERTION_S}
+    form = {"grant_type": GRANT, "assertion": jwt.encode(account.signer, claims).decode()}  # type: ignore[no-untyped-call]
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    return UpstreamRequest(account.token_uri, headers, urlencode(form).encode())
+
+
+def _token(reply: UpstreamReply) -> tuple[str, int]:
+    """The access token and its lifetime in seconds."""
+    body: dict[str, Any] = wire.loads(reply.body) if reply.status == 200 else {}
+    if "access_token" not in body:
+        raise Failed(VertexAuthFailed(), f"the token endpoint answered {reply.status}")
+    return body["access_token"], int(body.get("expires_in", ASSERTION_S))
+
+
+def failure(supplier: Supplier, reply: UpstreamReply) -> Failed:
+    """A reply whose status is not 2xx; a token that is refused is disproved, and fetched anew once."""
+    failed = wire.failure(reply)
+    if isinstance(supplier, VertexSupplier) and reply.status in {401, 403} and failed.disproves is None:
+        return Failed(VertexAuthFailed(), failed.words, disproves="token" if reply.status == 401 else None)
+    return failed
