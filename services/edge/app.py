@@ -5,6 +5,7 @@ from functools import partial
 
 from aiohttp import web
 
+from services.edge import openapi
 from services.edge.accounts import Accounts
 from services.edge.billing import Billing
 from services.edge.handlers import Edge
@@ -63,6 +64,12 @@ def build_app(
         await outbox.close()
 
     app.cleanup_ctx.append(resources)
+    schema = openapi.document()
+
+    async def openapi_json(_: web.Request) -> web.Response:
+        return http.json_response(schema)
+
+    app.router.add_get("/openapi.json", openapi_json)
     for method, path, route in ROUTES:
         app.router.add_route(method, path, _handler(route))
     return app
