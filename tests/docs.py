@@ -3,7 +3,6 @@
 In README.md they stand between `<!-- name:begin -->` and `<!-- name:end -->`.
 """
 
-import re
 import sys
 from collections.abc import Iterator
 
@@ -51,11 +50,11 @@ def _errors(root: type[ApiError]) -> Iterator[type[ApiError]]:
 
 def _readme(text: str) -> str:
     for name, content in (("models", models()), ("errors", errors())):
-        block = f"<!-- {name}:begin -->\n{content}\n<!-- {name}:end -->"
-        text, count = re.subn(
-            rf"<!-- {name}:begin -->.*?<!-- {name}:end -->", lambda _, b=block: b, text, flags=re.DOTALL
-        )
-        assert count == 1, f"README.md has {count} places for {name}"
+        begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+        before, _, rest = text.partition(begin)
+        _, found, after = rest.partition(end)
+        assert found, f"README.md has no place for {name}"
+        text = f"{before}{begin}{content}\n{end}{after}"
     return text
 
 

@@ -96,9 +96,9 @@ class Chunks:
         )  # fmt: skip
 
 
-def interruption(error: ApiError, cost_pico: int) -> bytes:
+def interruption(error: ApiError) -> bytes:
     """The end of a stream that broke: the envelope as an event, and what closes the stream."""
-    return b"data: " + orjson.dumps(error.body()) + b"\n\n" + DONE + settled_mark(cost_pico)
+    return b"data: " + orjson.dumps(error.body()) + b"\n\n" + DONE
 
 
 def settled_mark(cost_pico: int) -> bytes:

@@ -14,7 +14,7 @@ from services.workers.provider import Delta, Failed, Supplier, Usage
 from services.workers.reader import Reader, Translation
 from services.workers.settle import estimated, trusted
 from services.workers.upstream import Calls, Upstream, lower, reply_of
-from shared.errors import ApiError, UpstreamError, UpstreamTimeout
+from shared.errors import ApiError, BillingUnavailable, UpstreamError, UpstreamTimeout
 from shared.money import Tokens
 from shared.openai import ChatRequest
 
@@ -42,12 +42,15 @@ async def chat(
         told = await exchange.failed(error, estimated(request, 0, Usage(Tokens())))
         if not client.begun:
             raise told from None
-        return await client.end(replies.interruption(told, 0))
+        return await client.end(replies.interruption(told) + replies.settled_mark(0))
     read, finish = reader.translation, reader.translation.stream.finish
     assert finish is not None, "a reader ends without an error only after a finish"
     exchange.trail.upstream_id = read.stream.upstream_id
     usage = trusted(request, read.text_bytes, read.stream.usage)
-    cost = await exchange.finished(usage, finish)
+    try:
+        cost = await exchange.finished(usage, finish)
+    except BillingUnavailable as error:  # what cannot be billed has no end that a client could take for one
+        return await client.end(replies.interruption(error))
     return await client.end(chunks.end(finish, usage.tokens, cost))
 
 
@@ -95,7 +98,8 @@ async def _interrupted(
     words = upstream.scrub(error.words) if isinstance(error, Failed) else "the deadline has passed"
     late = isinstance(error, TimeoutError) or (isinstance(error, Failed) and isinstance(error.error, UpstreamTimeout))
     told = UpstreamTimeout(f"stream interrupted: {words}") if late else UpstreamError.interrupted(words)
-    return replies.interruption(told, await exchange.settle("upstream_interrupted", usage))
+    cost = await exchange.settle("upstream_interrupted", usage)
+    return replies.interruption(told) + replies.settled_mark(cost)
 
 
 class Client:

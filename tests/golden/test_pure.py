@@ -127,7 +127,7 @@ def streamed(played: Played, pieces: list[bytes]) -> tuple[bytes, Usage, Any]:
             sent.append(chunks.deltas(translation.feed(piece)))  # noqa: PERF401 - what came before a failure counts
         translation.end()
     except Failed as failed:
-        sent.append(replies.interruption(UpstreamError.interrupted(failed.words), 0))
+        sent.append(replies.interruption(UpstreamError.interrupted(failed.words)))
         return b"".join(sent), stream.usage, stream
     assert stream.finish is not None
     usage = trusted(played.request, translation.text_bytes, stream.usage)

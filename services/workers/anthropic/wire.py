@@ -51,14 +51,6 @@ def headers(supplier: Supplier) -> dict[str, str]:
     return {**supplier.headers, "anthropic-version": VERSION, "content-type": "application/json"}
 
 
-def dumps(body: dict[str, Any]) -> bytes:
-    """A body for Anthropic. Raises InvalidRequest for what a client may write as JSON, but this service cannot."""
-    try:
-        return orjson.dumps(body)
-    except orjson.JSONEncodeError as error:  # a number of more than 64 bits, in a schema of the client's
-        raise InvalidRequest(f"the request cannot be passed on: {error}") from None
-
-
 def loads(data: str | bytes) -> dict[str, Any]:
     """A JSON object from Anthropic; raises Failed where it sent something else."""
     try:

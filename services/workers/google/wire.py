@@ -18,14 +18,6 @@ def headers(supplier: Supplier) -> dict[str, str]:
     return {**supplier.headers, "content-type": "application/json"}
 
 
-def dumps(body: dict[str, Any]) -> bytes:
-    """A body for Google. Raises InvalidRequest for what a client may write as JSON, but this service cannot."""
-    try:
-        return orjson.dumps(body)
-    except orjson.JSONEncodeError as error:  # a number of more than 64 bits, in a schema of the client's
-        raise InvalidRequest(f"the request cannot be passed on: {error}") from None
-
-
 def loads(data: str | bytes) -> dict[str, Any]:
     """A JSON object from Google, which may wrap an error in an array; raises Failed for anything else."""
     try:
