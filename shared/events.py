@@ -183,15 +183,23 @@ def decode(message: bytes) -> list[UsageRecorded | Refused]:
         return [Refused(message, f"not JSON: {error}")]
     if not isinstance(parts, list):
         return [Refused(message, "not a batch: the body must be a JSON array")]
-    return [_decode_one(part) for part in parts]
+    return [_decode_one(part, message) for part in parts]
 
 
-def _decode_one(part: Any) -> UsageRecorded | Refused:
+def _decode_one(part: Any, message: bytes) -> UsageRecorded | Refused:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind != USAGE_RECORDED:
-        return Refused(orjson.dumps(part), f"unknown event type {kind!r}")
+        return Refused(_text(part, message), f"unknown event type {kind!r}")
     try:
         return UsageRecorded.model_validate(part.get("data"))
     except ValidationError as error:
         reasons = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
-        return Refused(orjson.dumps(part), reasons)
+        return Refused(_text(part, message), reasons)
+
+
+def _text(part: Any, message: bytes) -> bytes:
+    """The part alone; where it is nested deeper than orjson writes, all of the message it came in."""
+    try:
+        return orjson.dumps(part)
+    except TypeError:
+        return message

@@ -54,7 +54,7 @@ def error_response(error: ApiError, **more: Any) -> web.Response:
 def bearer(request: web.Request) -> str:
     """The token of `Authorization: Bearer <token>`. Raises MissingAuth."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token or " " in token:
+    if scheme.lower() != "bearer" or not token or " " in token or not token.isascii():
         raise MissingAuth
     return token
 
@@ -149,8 +149,8 @@ async def listening(app: web.Application, host: str, port: int) -> AsyncIterator
     At the end new connections are refused and running answers may finish, for GRACE_S at most.
     """
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=GRACE_S)
-    await runner.setup()
     try:
+        await runner.setup()
         site = web.TCPSite(runner, host, port, backlog=1024)
         await site.start()
         yield runner.addresses[0][1]

@@ -6,6 +6,10 @@ from typing import Literal
 
 import orjson
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
+
+# Without the frames' variables: those hold keys, tokens and prompts.
+TRACEBACKS = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
 
 
 def configure(log_format: Literal["console", "json"] | None, level: str) -> None:
@@ -17,9 +21,10 @@ def configure(log_format: Literal["console", "json"] | None, level: str) -> None
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if as_json:
-        steps += [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(serializer=orjson.dumps)]
+        steps += [TRACEBACKS, structlog.processors.JSONRenderer(serializer=orjson.dumps)]
     else:
-        steps += [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        plain = structlog.dev.plain_traceback
+        steps += [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
     numeric = logging.getLevelNamesMapping()[level.upper()]
     structlog.configure(
         processors=steps,

@@ -4,11 +4,12 @@ Pico because $3.00 per 1M tokens is 3,000,000 pico per token, and every price wi
 is a whole number; nano would already fail at half of $0.025 per 1M. No float is used in this module, or accepted.
 """
 
+import re
 from dataclasses import dataclass, fields
-from decimal import Decimal, InvalidOperation
 from typing import Self
 
 PICO_PER_USD = 10**12
+_DECIMAL = re.compile(r"(-?)([0-9]{1,18})(?:\.([0-9]{1,12}))?")  # 18 digits of USD are more than there are
 TOKENS_PER_PRICE = 10**6  # prices are quoted per 1M tokens
 
 
@@ -98,13 +99,10 @@ def pico_usd(usd: str) -> int:
     """The amount of a decimal string such as "10" or "-0.000094" USD, in pico-dollars."""
     if not isinstance(usd, str):
         raise MoneyError(f"{usd!r} is not a string: write amounts as decimal strings, never as floats")
-    try:
-        amount = Decimal(usd).scaleb(12)
-    except InvalidOperation:
-        raise MoneyError(f"{usd!r} is not a decimal number of USD") from None
-    if not amount.is_finite() or amount != amount.to_integral_value():
-        raise MoneyError(f"{usd!r} USD has more than 12 decimals, or is not finite")
-    return int(amount)
+    if not (match := _DECIMAL.fullmatch(usd)):
+        raise MoneyError(f"{usd!r} is not a decimal number of USD with at most 12 decimals")
+    sign, whole, fraction = match.groups(default="")
+    return int(f"{sign}{whole}{fraction.ljust(12, '0')}")
 
 
 def usd(pico: int) -> str:

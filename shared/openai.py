@@ -6,12 +6,11 @@ of its own answers is accepted back. Members that no provider takes are parsed w
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails, from_json
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shared.errors import InvalidRequest
+from shared.bodies import Strict
 
 MAX_BODY_BYTES = 32 * 1024 * 1024  # Anthropic's own limit, the smallest of our providers'
 MAX_STOP_SEQUENCES = 4  # OpenAI's limit
@@ -29,12 +28,6 @@ EFFORT_PERCENT: dict[Effort, int] = {
     "max": 95,
 }
 """The share of max_tokens that an effort stands for, where a model wants a number (OpenRouter's ratios)."""
-
-
-class Strict(BaseModel):
-    """An object in which an unknown member is an error."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
 
 class Permissive(BaseModel):
@@ -319,45 +312,3 @@ class EmbeddingsRequest(Strict):
     def inputs(self) -> list[str]:
         """`input` as a list."""
         return [self.input] if isinstance(self.input, str) else self.input
-
-
-R = TypeVar("R", ChatRequest, EmbeddingsRequest)
-
-
-def parse(kind: type[R], body: bytes) -> R:
-    """The request in a JSON body. Raises InvalidRequest naming the member at fault and its path."""
-    try:
-        return kind.model_validate_json(body)
-    except ValidationError as error:
-        raise _explain(error.errors(include_url=False, include_context=False), body) from None
-
-
-def _explain(problems: list[ErrorDetails], body: bytes) -> InvalidRequest:
-    """The error of the deepest problem: of a union's branches, the one that matched furthest."""
-    if problems[0]["type"] == "json_invalid":
-        return InvalidRequest(f"malformed JSON: {problems[0]['msg'].removeprefix('Invalid JSON: ')}")
-    sent = from_json(body)
-    if not isinstance(sent, dict):
-        return InvalidRequest("the body must be a JSON object")
-    paths = [(_path(problem["loc"], sent), problem) for problem in problems]
-    path, problem = max(paths, key=lambda found: (len(found[0]), not found[1]["type"].endswith("_type")))
-    name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
-    if problem["type"] == "extra_forbidden":
-        return InvalidRequest(f'unknown member "{name}"', param=name)
-    if problem["type"] == "missing":
-        return InvalidRequest(f'missing member "{name}"', param=name)
-    message = problem["msg"].removeprefix("Value error, ")
-    return InvalidRequest(f"{name}: {message}" if name else message, param=name or None)
-
-
-def _path(loc: tuple[int | str, ...], sent: Any) -> list[int | str]:
-    """The part of pydantic's location that stands in the body as sent: union tags and type names are left out."""
-    path: list[int | str] = []
-    for place, step in enumerate(loc):
-        if isinstance(sent, dict) and (step in sent or place == len(loc) - 1):
-            path.append(step)
-            sent = sent.get(step)
-        elif isinstance(sent, list) and isinstance(step, int) and step < len(sent):
-            path.append(step)
-            sent = sent[step]
-    return path

@@ -5,11 +5,12 @@ from typing import Any
 from aiohttp import web
 
 from services.billing.accounts import Accounts, NewKey
-from services.billing.bodies import NewCredit, NewWorkspace, PageQuery, parse
+from services.billing.bodies import NewCredit, NewWorkspace, PageQuery
 from services.billing.bodies import NewKey as NewKeyBody
 from services.billing.books import entry_json, listing
 from services.billing.database import Row, Threads
 from services.billing.ledger import Credit, Ledger
+from shared.bodies import parse
 from shared.events import utc_text
 from shared.http import json_response
 from shared.money import usd

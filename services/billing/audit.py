@@ -2,10 +2,11 @@
 
 from aiohttp import web
 
-from services.billing.bodies import EntriesQuery, KeyDigest, PeriodQuery, ReceiptQuery, UsageQuery, parse
+from services.billing.bodies import EntriesQuery, KeyDigest, PeriodQuery, ReceiptQuery, UsageQuery
 from services.billing.books import Books, Page
 from services.billing.database import Threads
 from services.billing.standing import Standings
+from shared.bodies import parse
 from shared.http import json_response
 
 

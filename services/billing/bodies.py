@@ -1,14 +1,13 @@
-"""What billing's API takes: bodies and query strings as strict models, and errors that name the member at fault."""
+"""What billing's API takes: bodies and query strings as strict models."""
 
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from services.billing.standing import LimitReset
-from shared.errors import InvalidRequest
+from shared.bodies import Strict
 from shared.money import pico_usd
 
 DEFAULT_PAGE, MAX_PAGE = 100, 1000  # rows: a page stays below a megabyte or two
@@ -42,12 +41,6 @@ Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_print
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Moment = Annotated[datetime, BeforeValidator(_moment)]
 AmountPico = Annotated[int, BeforeValidator(_amount_pico)]
-
-
-class Strict(BaseModel):
-    """An object in which an unknown member is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class NewWorkspace(Strict):
@@ -120,27 +113,3 @@ class ReceiptQuery(Query):
     """GET /v1/generations/{id}."""
 
     workspace_id: Name | None = None
-
-
-M = TypeVar("M", bound=Strict)
-
-
-def parse(kind: type[M], sent: bytes | Mapping[str, str]) -> M:
-    """The model in a JSON body or a query string. Raises InvalidRequest naming the member at fault."""
-    try:
-        return kind.model_validate_json(sent) if isinstance(sent, bytes) else kind.model_validate(dict(sent))
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    name = ".".join(map(str, problem["loc"]))
-    message = problem["msg"].removeprefix("Value error, ")
-    match problem["type"]:
-        case "json_invalid":
-            raise InvalidRequest(f"malformed JSON: {message.removeprefix('Invalid JSON: ')}")
-        case "model_type":
-            raise InvalidRequest("the body must be a JSON object")
-        case "extra_forbidden":
-            raise InvalidRequest(f'unknown member "{name}"', param=name)
-        case "missing":
-            raise InvalidRequest(f'missing member "{name}"', param=name)
-        case _:
-            raise InvalidRequest(f"{name}: {message}", param=name)

@@ -41,6 +41,7 @@ def connect(url: str) -> Engine:
     if not url.startswith("sqlite"):
         return create_engine(
             url,
+            isolation_level="READ COMMITTED",  # a writer must see what was committed while it waited for its lock
             pool_pre_ping=True,
             pool_size=READERS + 1,
             # Plans kept from when the tables were empty would scan them for ever (measured: 30 times slower).

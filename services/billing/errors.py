@@ -6,4 +6,4 @@ from shared.errors import InvalidRequest
 class Conflict(InvalidRequest):
     """it exists already, with other content"""
 
-    status, code = 409, "conflict"
+    status = 409

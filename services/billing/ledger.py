@@ -62,17 +62,18 @@ class Ledger:
 
     def post(self, messages: Iterable[Message]) -> Counter[str]:
         """Book the events in messages as they came; see `record`."""
-        return self.record([event for message in messages for event in _events(message)])
+        return self.record([event for message in messages for event in decode(message.body)])
 
     def record(self, events: Iterable[UsageRecorded | Refused]) -> Counter[str]:
-        """Book events; how many were recorded, duplicate, conflict, quarantined. Raises where none of it is committed.
+        """Book events; how many were recorded, duplicate, conflict, quarantined.
 
         Where the database itself refuses a row, the batch is halved until the culprit is alone, and in quarantine.
+        Any other SQLAlchemyError means that something is not committed: give the same events again.
         """
         return self._book([accept(event) for event in events])
 
     def credit(self, credit: Credit) -> Row:
-        """Post a top-up and return its entry; the first entry again where the reference is known.
+        """Post a top-up and return its row; the first row again where the reference is known.
 
         Raises NotFound (workspace), Conflict (the reference stands for another amount), InvalidRequest (too much).
         """
@@ -172,10 +173,3 @@ def _insert_new(connection: Connection, table: Table, found: Iterable[Row]) -> N
         del new[digest]
     if new:
         connection.execute(insert(table), list(new.values()))
-
-
-def _events(message: Message) -> list[UsageRecorded | Refused]:
-    try:
-        return decode(message.body)
-    except TypeError as error:  # orjson reads deeper nesting than it writes
-        return [Refused(message.body, f"cannot be taken apart: {error}")]

@@ -22,4 +22,6 @@ def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], *, as_json: boo
 
 
 def _cell(value: object) -> str:
-    return "-" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if value is None:
+        return "-"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -14,12 +14,13 @@ from services.edge.lost import worker_lost
 from services.edge.relay import Call, Lost, lost_answer, relay
 from services.edge.workers import Workers
 from shared import http
+from shared.bodies import parse
 from shared.catalog import Catalog, Model
 from shared.errors import InvalidRequest, ModelNotFound, NotFound, RequestTooLarge
 from shared.events import Encoded
 from shared.ids import request_id_of
 from shared.money import usd
-from shared.openai import MAX_BODY_BYTES, ChatRequest, EmbeddingsRequest, parse
+from shared.openai import MAX_BODY_BYTES, ChatRequest, EmbeddingsRequest
 from shared.spool import Outbox
 
 log = structlog.get_logger()

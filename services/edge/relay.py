@@ -5,7 +5,8 @@ what it cost. What comes before is passed on as it comes; the mark is for us and
 end, because JSON writes a line break inside a string as two characters.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from time import monotonic
 
@@ -88,7 +89,8 @@ async def relay(request: web.Request, workers: Workers, call: Call, started: flo
             if answer.content_type != "text/event-stream":
                 return await _whole(answer, started)
             stream = web.StreamResponse(headers=STREAM_HEADERS)
-            await stream.prepare(request)
+            with _towards_client():
+                await stream.prepare(request)
             return stream, await _stream(answer, stream)
     except (aiohttp.ClientError, TimeoutError) as error:
         log.warning("worker_lost", provider=call.provider, reason=str(error) or type(error).__name__)
@@ -109,19 +111,26 @@ async def _whole(answer: aiohttp.ClientResponse, started: float) -> Relayed:
 
 async def _stream(answer: aiohttp.ClientResponse, stream: web.StreamResponse) -> int | None:
     ending = Ending()
-    async for chunk in answer.content.iter_any():
-        if clients := ending.feed(chunk):
-            await _write(stream, clients)
+    try:
+        async for chunk in answer.content.iter_any():
+            if clients := ending.feed(chunk):
+                with _towards_client():
+                    await stream.write(clients)
+    except aiohttp.ClientError:
+        if not ending.complete:  # else the usage is durable: it was before the end was sent
+            raise
     if not ending.complete:
-        raise aiohttp.ClientPayloadError("the stream ended without its mark")
-    await stream.write_eof()
+        raise aiohttp.ClientPayloadError("the stream ended without its end")
+    with _towards_client():
+        await stream.write_eof()
     return ending.cost_pico
 
 
-async def _write(stream: web.StreamResponse, data: bytes) -> None:
-    """Tell a client that is gone from a worker that is: aiohttp raises the same for both."""
+@contextlib.contextmanager
+def _towards_client() -> Iterator[None]:
+    """Tell a client that is gone from a worker that is: aiohttp raises the same for both. Raises ClientLeft."""
     try:
-        await stream.write(data)
+        yield
     except ConnectionResetError:
         raise ClientLeft from None
 
@@ -131,6 +140,7 @@ async def lost_answer(lost: Lost) -> web.StreamResponse:
     error: ApiError = WorkerLost()
     if lost.response is None:
         raise error from lost
-    await _write(lost.response, b"\n\ndata: " + orjson.dumps(error.body()) + b"\n\n" + DONE)
-    await lost.response.write_eof()
+    with _towards_client():
+        await lost.response.write(b"\n\ndata: " + orjson.dumps(error.body()) + b"\n\n" + DONE)
+        await lost.response.write_eof()
     return lost.response

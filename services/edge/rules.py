@@ -37,7 +37,7 @@ def _uses_tools(request: ChatRequest) -> bool:
     """Whether tools are offered, demanded, or part of the conversation; "auto" with nothing to choose from is not."""
     return (
         bool(request.tools or request.functions or request.function_call)
-        or request.tool_choice not in (None, "none", "auto")  # no set: a choice that holds a list has no hash
+        or request.tool_choice not in (None, "none", "auto")  # a tuple: a choice of several has no hash
         or any(
             isinstance(message, ToolMessage) or (isinstance(message, AssistantMessage) and message.tool_calls)
             for message in request.messages

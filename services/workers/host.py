@@ -18,10 +18,11 @@ from services.workers.provider import Provider, Supplier
 from services.workers.settle import Asked, digest
 from services.workers.upstream import Upstream, build_session
 from shared import http
+from shared.bodies import parse
 from shared.bus import Bus
 from shared.catalog import Catalog
 from shared.errors import InvalidRequest, NoSupplier
-from shared.openai import MAX_BODY_BYTES, ChatRequest, EmbeddingsRequest, parse
+from shared.openai import MAX_BODY_BYTES, ChatRequest, EmbeddingsRequest
 from shared.spool import Outbox, Spool
 
 DEFAULT_DEADLINE_MS = 600_000  # as long as the official SDKs wait by default

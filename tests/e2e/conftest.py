@@ -32,3 +32,15 @@ def separate_stack(postgres_server: Server, rabbitmq_server: Server) -> Iterator
 def stack(request: pytest.FixtureRequest) -> Stack:
     """A running OpenToken."""
     return request.getfixturevalue(f"{request.param}_stack")
+
+
+@pytest.fixture
+def _nothing_fails_inside(stack: Stack) -> Iterator[None]:
+    """Whatever a client does, no service fails on it."""
+    before = _failures(stack)
+    yield
+    assert _failures(stack) == before, "a service logged request_failed"
+
+
+def _failures(stack: Stack) -> dict[str, int]:
+    return {name: service.log().count("request_failed") for name, service in stack.services.items()}

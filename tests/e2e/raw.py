@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from shared.ids import request_id_of
 from tests.e2e.stacks import Stack
 
+CHAT, EMBEDDINGS, MODELS = "/v1/chat/completions", "/v1/embeddings", "/v1/models"
+CLAUDE, GEMINI, VECTORS = "anthropic/claude-haiku-4-5", "google/gemini-2.5-pro", "google/text-embedding-004"
+USER: dict[str, Any] = {"role": "user", "content": "Hello"}
 TIMEOUT_S = 30.0
 Headers = Sequence[tuple[str, str | bytes]]
 
@@ -24,6 +28,16 @@ class Answer:
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+
+def chat(**members: Any) -> dict[str, Any]:
+    """A good chat request, with other or more members."""
+    return {"model": CLAUDE, "messages": [USER]} | members
+
+
+def embed(**members: Any) -> dict[str, Any]:
+    """A good embeddings request, with other or more members."""
+    return {"model": VECTORS, "input": "Hello"} | members
 
 
 def authorized(key: str) -> Headers:
@@ -58,3 +72,15 @@ def _answer(connection: http.client.HTTPConnection, body: bytes | None, *, chunk
             return Answer(response.status, headers, response.read())
     finally:
         connection.close()
+
+
+def envelope(answer: Answer, status: int, code: str | None, type: str = "invalid_request_error") -> dict[str, Any]:
+    """The error of a refusal, which has to be well formed in every respect; its words are the caller's to check."""
+    assert answer.status == status, answer.body[:500]
+    assert answer.headers["content-type"].startswith("application/json")
+    assert request_id_of(answer.headers["x-request-id"])
+    assert answer.json.keys() == {"error"}
+    error: dict[str, Any] = answer.json["error"]
+    assert (error["type"], error["code"]) == (type, code)
+    assert error.keys() - {"param"} == {"message", "type", "code"}
+    return error

@@ -16,9 +16,10 @@ from services.workers.provider import Call, Failed, Provider, Supplier, Upstream
 from services.workers.reader import Translation
 from services.workers.settle import trusted
 from shared import catalog
+from shared.bodies import parse
 from shared.errors import UpstreamError
 from shared.money import cost_pico
-from shared.openai import ChatRequest, EmbeddingsRequest, parse
+from shared.openai import ChatRequest, EmbeddingsRequest
 from tests.golden.exchanges import Exchange, comparable, exchanges, said
 
 CATALOG = catalog.load()

@@ -248,7 +248,7 @@ async def test_a_given_key_text_becomes_a_key_once(service: Service) -> None:
     made = await service.post("/admin/workspaces/demo/keys", body)
     assert made["key_id"] == "AbCdEfGh1234"
     again = await service.post("/admin/workspaces/demo/keys", body, 409)
-    assert again["error"]["code"] == "conflict"
+    assert again["error"]["param"] == "secret"
     same_id = body | {"secret": "sk-optk-AbCdEfGh1234-" + "y" * 43}
     await service.post("/admin/workspaces/demo/keys", same_id, 409)
 

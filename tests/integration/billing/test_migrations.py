@@ -50,8 +50,10 @@ def test_an_empty_database_and_an_unreachable_one_are_refused(database_url: str,
     engine.dispose()
 
 
-def test_the_tables_that_the_program_knows_are_the_tables_that_the_schema_makes(engine: Engine) -> None:
+def test_the_schema_makes_the_tables_that_the_program_knows_and_none_holds_a_float(engine: Engine) -> None:
     found = inspect(engine)
     for table in metadata.tables.values():
+        types = {str(column["type"]) for column in found.get_columns(table.name)}
+        assert not {kind for kind in types if "REAL" in kind or "DOUBLE" in kind or "FLOAT" in kind}
         assert [column["name"] for column in found.get_columns(table.name)] == [column.name for column in table.columns]
     assert set(found.get_table_names()) == {*metadata.tables, "alembic_version"}
