@@ -52,8 +52,7 @@ class Spool:
 
     async def append(self, event: Encoded) -> None:
         """Return once the event is on the disk. Raises SpoolFull."""
-        if self.full:
-            raise SpoolFull(f"{self._path} holds {self._max_bytes} bytes")
+        self._require_room()
         await self._packer.put(event.workspace_id.encode() + b"\0" + event.body)
 
     @property
@@ -94,7 +93,12 @@ class Spool:
     async def _append(self, items: Sequence[bytes]) -> None:
         await self._run(self._write, [item.split(b"\0", 1) for item in items])
 
+    def _require_room(self) -> None:
+        if self.full:
+            raise SpoolFull(f"{self._path} holds {self._max_bytes} bytes")
+
     def _write(self, rows: list[list[bytes]]) -> None:
+        self._require_room()  # once more: batches that waited together may have filled it
         with self._transaction():
             self._database.executemany(
                 "INSERT INTO event (workspace_id, body) VALUES (?, ?)", [(name.decode(), body) for name, body in rows]
@@ -162,16 +166,21 @@ class Outbox:
             await self._spool.close()
 
     async def _drain(self, spool: Spool) -> None:
-        """Republish the oldest first, for ever; removal comes after the confirmation, so a crash only duplicates."""
+        """Republish the oldest first, for ever, whatever the bus and the disk say meanwhile."""
         while True:
-            waiting = await spool.oldest() if self._bus.connected else []
+            republished = 0
             try:
-                await asyncio.gather(*(self._bus.publish(event) for _, event in waiting))
-            except BusError as error:
+                republished = await self._republish(spool)
+            except (BusError, sqlite3.Error) as error:
                 log.warning("spool_not_drained", reason=str(error))
-                waiting = []
-            if waiting:
-                await spool.remove([place for place, _ in waiting])
-                log.info("spool_drained", events=len(waiting), bytes_left=spool.size_bytes)
-            else:
+            if not republished:
                 await asyncio.sleep(DRAIN_PAUSE_S)
+
+    async def _republish(self, spool: Spool) -> int:
+        """Publish the oldest events, and how many; removal comes after the confirmation: a crash only duplicates."""
+        waiting = await spool.oldest() if self._bus.connected else []
+        await asyncio.gather(*(self._bus.publish(event) for _, event in waiting))
+        if waiting:
+            await spool.remove([place for place, _ in waiting])
+            log.info("spool_drained", events=len(waiting), bytes_left=spool.size_bytes)
+        return len(waiting)

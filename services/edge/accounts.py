@@ -73,7 +73,7 @@ class Accounts:
 
     async def standing(self, key: str) -> Standing:
         """The standing of a key's owner. Raises InvalidKey, BillingUnavailable."""
-        digest = hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()  # the bytes as they came
+        digest = hashlib.sha256(key.encode()).hexdigest()
         known = self._known.get(digest)
         if known is None or monotonic() - known.at > FRESH_S:
             known = await self._refreshed(digest, known)

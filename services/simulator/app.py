@@ -10,10 +10,13 @@ from pathlib import Path
 
 import structlog
 from aiohttp import web
+from pydantic import ValidationError
 
-from services.simulator import anthropic, google
+from services.simulator import anthropic
 from services.simulator.anthropic.errors import Refusal as AnthropicRefusal
 from services.simulator.delivery import Delivery, Ticket
+from services.simulator.google import GEMINI, Google, errors
+from services.simulator.google.accounts import Account
 from services.simulator.google.errors import Refusal as GoogleRefusal
 from services.simulator.script import Call, Script
 from services.simulator.served import ServedLog
@@ -38,6 +41,7 @@ class Simulator:
 
     def __init__(self, settings: SimulatorSettings | None) -> None:
         self.served = ServedLog(settings.simulator_log if settings else None)
+        self.google = Google()
         self._stopping = asyncio.Event()
         self._numbers = count(1)
         self._attempts: OrderedDict[bytes, int] = OrderedDict()
@@ -52,9 +56,9 @@ class Simulator:
         self._stopping.set()
 
     def handler(
-        self, provider: str, respond: Callable[[Call], Script]
+        self, provider: str, operation: str | None, respond: Callable[[Call], Script]
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """The handler of a provider's route."""
+        """The handler of a provider's route; without an operation, the path's method is its name in the log."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             started = datetime.now(UTC)
@@ -69,7 +73,7 @@ class Simulator:
                 seed=digest,
                 attempt=lambda: self._attempt(digest),
             )
-            ticket = Ticket(next(self._numbers), provider, request.match_info.get("method", "messages"), started)
+            ticket = Ticket(next(self._numbers), provider, operation or request.match_info["method"], started)
             return await Delivery(request, respond(call), ticket, self.served).run(self._stopping)
 
         return handle
@@ -92,6 +96,17 @@ class Simulator:
         self.served.clear()
         return web.Response(status=204)
 
+    async def tell_account(self, request: web.Request) -> web.Response:
+        """`PUT /simulator/accounts/{email}`: know a service account from now on; the tokens that it has end."""
+        try:
+            account = Account.model_validate_json(await request.read())
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            place = ".".join(map(str, problem["loc"]))
+            return json_response({"error": f"{place}: {problem['msg']}"}, 400)
+        self.google.accounts.tell(request.match_info["email"], account)
+        return web.Response(status=204)
+
 
 def build_app(settings: SimulatorSettings | None = None) -> web.Application:
     """The application; without settings the served log is kept in memory only.
@@ -105,8 +120,10 @@ def build_app(settings: SimulatorSettings | None = None) -> web.Application:
     app.router.add_get("/health", health)
     app.router.add_get("/simulator/served", simulator.read_served)
     app.router.add_delete("/simulator/served", simulator.clear_served)
-    app.router.add_post("/v1/messages", simulator.handler("anthropic", anthropic.respond))
-    app.router.add_post("/v1beta/models/{model}:{method}", simulator.handler("google", google.respond))
+    app.router.add_put("/simulator/accounts/{email}", simulator.tell_account)
+    app.router.add_post("/v1/messages", simulator.handler("anthropic", "messages", anthropic.respond))
+    for route in simulator.google.routes:
+        app.router.add_route(route.verb, route.path, simulator.handler("google", route.operation, route.respond))
     return app
 
 
@@ -132,8 +149,8 @@ async def envelope(
 
 
 def _refusal(request: web.Request, status: int, message: str) -> web.Response:
-    if request.path.startswith("/v1beta/"):
-        body = google.errors.body(GoogleRefusal(status, message))
+    if request.path.startswith((f"{GEMINI}/", "/v1/projects/")):
+        body = errors.body(GoogleRefusal(status, message))
     else:
         body = anthropic.errors.body(AnthropicRefusal(status, message), f"req_{new_id()}")
     return web.Response(status=status, body=body, content_type="application/json")

@@ -40,7 +40,6 @@ T = TypeVar("T")
 
 RETRY_PAUSE_S = 0.25  # the first pause; doubled, and spread by half so that workers do not retry in step
 DISPROVED_S = 60.0  # how long an assumption that a provider disproved is not made again
-MOST_DISPROVED = 3  # assumptions a call can make; each is disproved once
 CONNECT_TIMEOUT_S = 10.0  # a healthy provider accepts within milliseconds
 IDLE_TIMEOUT_S = 120.0  # models think for long before the first byte, and not every provider sends pings
 USER_AGENT = "opentoken/0.1"
@@ -97,14 +96,14 @@ class Upstream:
         raise error
 
     async def _retrying(self, attempt: Callable[[Supplier], Awaitable[T]], supplier: Supplier) -> T:
-        retried, disproved = 0, 0
+        retried, disproved = 0, set[str]()  # each assumption once
         while True:
             try:
                 return await attempt(supplier)
             except Failed as failure:
                 log.warning("attempt_failed", supplier=supplier.name, reason=self.scrub(failure.words))
-                if failure.disproves and disproved < MOST_DISPROVED:
-                    disproved += 1
+                if failure.disproves and failure.disproves not in disproved:
+                    disproved.add(failure.disproves)
                     continue
                 if retried >= min(failure.retries, RETRIES):
                     raise

@@ -46,7 +46,7 @@ def measured(programs: Path, options: argparse.Namespace, plan: Plan) -> dict[st
 
     def run(target: Target, shape: Shape) -> dict[str, Any]:
         seen = native.load(programs, target.address, shape)
-        target.settle(seen["done"])
+        target.settle(seen["answered"])
         return seen
 
     ready_s = min(targets.readiness_s() for _ in range(plan.starts))

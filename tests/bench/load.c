@@ -1,14 +1,18 @@
-/* Load generator: closed loop (rate 0) or fixed rate, keep-alive HTTP/1.1 POST, streaming aware.
- * usage: load -p PORT [-P path] -b bodyfile -c conns -d seconds [-n maxreq] [-r req/s] [-H "K: V"]... [-U unixsock]
- * prints one JSON line: requests, errors, rps, latency us p50/p90/p99/max, TTFT (first t= marker),
- * chunk one-way delay, and end: from the last marker to the last byte. */
+/* Load generator: HTTP/1.1 POSTs over connections that stay open, one thread, epoll.
+ *
+ *   load -p PORT -P PATH -b BODY_FILE -k KEY -c CONNECTIONS -d SECONDS -r RATE
+ *
+ * RATE 0: each connection sends its next request when it has the answer. Else that many requests a second, each at its
+ * fixed time, on a connection that is free; where none is, it goes out late, and its time counts from when it was due.
+ * Prints one JSON line: answers, failures, and times in microseconds: `lat` to the last byte; where the answer carries
+ * mock.c's marks "t=<16 digits>", `ttft` to the first of them, `chunk` their age on arrival, and `end` from the last
+ * of them to the last byte. A mark that is cut by the end of a read is not counted. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,41 +20,254 @@
 #include <strings.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
-#define NB 65536
-typedef struct { int fd; char b[NB+1]; int n; int busy; uint64_t t0, last; int hdr; long clen; int chunked; long got; int ttft; char tail[32]; int tl; int status; } conn;
-static uint64_t now_us(void){struct timespec t;clock_gettime(CLOCK_MONOTONIC,&t);return (uint64_t)t.tv_sec*1000000+t.tv_nsec/1000;}
-typedef struct {uint32_t*v; size_t n,cap;} vec; static void push(vec*v,uint32_t x){ if(v->n==v->cap){v->cap=v->cap?v->cap*2:65536;v->v=realloc(v->v,v->cap*4);} v->v[v->n++]=x; }
-static int cmp(const void*a,const void*b){uint32_t x=*(uint32_t*)a,y=*(uint32_t*)b;return x<y?-1:x>y;}
-static void pr(const char*nm,vec*v){ if(!v->n){printf("\"%s\":null,",nm);return;} qsort(v->v,v->n,4,cmp); double s=0; for(size_t i=0;i<v->n;i++)s+=v->v[i]; printf("\"%s\":{\"n\":%zu,\"mean\":%.1f,\"p50\":%u,\"p90\":%u,\"p99\":%u,\"p999\":%u,\"max\":%u},",nm,v->n,s/v->n,v->v[v->n/2],v->v[(size_t)(v->n*.9)],v->v[(size_t)(v->n*.99)],v->v[(size_t)(v->n*.999)],v->v[v->n-1]); }
-static vec L,F,K,E; static int port=8000; static const char*ux=0; static char*req; static int rl; static int ep; static unsigned long errs=0,done=0,non2=0; 
-static int dial(conn*c,int i){ int one=1; if(ux){ c->fd=socket(AF_UNIX,SOCK_STREAM,0); struct sockaddr_un a={.sun_family=AF_UNIX}; strcpy(a.sun_path,ux); if(connect(c->fd,(void*)&a,sizeof a)) return -1; }
-  else { c->fd=socket(AF_INET,SOCK_STREAM,0); struct sockaddr_in a={.sin_family=AF_INET,.sin_port=htons(port),.sin_addr.s_addr=htonl(INADDR_LOOPBACK)}; if(connect(c->fd,(void*)&a,sizeof a)) return -1; setsockopt(c->fd,IPPROTO_TCP,TCP_NODELAY,&one,4);} 
-  fcntl(c->fd,F_SETFL,O_NONBLOCK); struct epoll_event e={.events=EPOLLIN,.data.u32=i}; epoll_ctl(ep,EPOLL_CTL_ADD,c->fd,&e); return 0; }
-static void fire(conn*c,uint64_t t0){ c->busy=1;c->n=0;c->hdr=0;c->got=0;c->ttft=0;c->tl=0;c->chunked=0;c->clen=-1;c->t0=t0; c->last=0; int o=0; while(o<rl){int r=send(c->fd,req+o,rl-o,MSG_NOSIGNAL); if(r<0){ if(errno==EAGAIN){usleep(20);continue;} break;} o+=r;} }
-static void marks(conn*c,const char*b,int n,uint64_t now){ const char*p=b,*e=b+n; while(p<e&&(p=memmem(p,e-p,"t=",2))){ if(e-p<18)break; int ok=1; uint64_t v=0; for(int i=0;i<16;i++){ if(p[2+i]<'0'||p[2+i]>'9'){ok=0;break;} v=v*10+p[2+i]-'0'; } if(ok){ c->last=now; push(&K,(uint32_t)(now-v)); if(!c->ttft){c->ttft=1;push(&F,(uint32_t)(now-c->t0));} p+=18;} else p+=2; } }
-int main(int ac,char**av){ const char*path="/v1/chat/completions",*bf=0; int nc=1; double dur=5,rate=0; unsigned long maxn=0; char hd[4096]=""; int o;
-  while((o=getopt(ac,av,"p:P:b:c:d:n:r:H:U:"))!=-1) switch(o){case 'p':port=atoi(optarg);break;case 'P':path=optarg;break;case 'b':bf=optarg;break;case 'c':nc=atoi(optarg);break;case 'd':dur=atof(optarg);break;case 'n':maxn=atol(optarg);break;case 'r':rate=atof(optarg);break;case 'H':strcat(hd,optarg);strcat(hd,"\r\n");break;case 'U':ux=optarg;break;}
-  char*body=calloc(1,1<<22); int bl=0; if(bf){FILE*f=fopen(bf,"r");bl=fread(body,1,(1<<22)-1,f);fclose(f);} req=malloc(bl+8192);
-  rl=sprintf(req,"POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nContent-Type: application/json\r\nAccept: */*\r\nUser-Agent: bench/1\r\n%sContent-Length: %d\r\n\r\n",path,port,hd,bl); memcpy(req+rl,body,bl); rl+=bl;
-  signal(SIGPIPE,SIG_IGN); ep=epoll_create1(0); conn*C=calloc(nc,sizeof(conn)); for(int i=0;i<nc;i++) if(dial(&C[i],i)){perror("connect");return 1;}
-  uint64_t st=now_us(),end=st+(uint64_t)(dur*1e6); double gap=rate>0?1e6/rate:0; double nextf=st; unsigned long sent=0; int hs[2]={0,0}; (void)hs;
-  if(!gap) for(int i=0;i<nc;i++){fire(&C[i],now_us());sent++;}
-  struct epoll_event ev[256]; uint64_t t=st; unsigned long inflight=gap?0:nc; uint64_t last=st;
-  for(;;){ t=now_us(); int stop=t>=end||(maxn&&sent>=maxn); if(stop&&!inflight) break; if(t>=end+15000000) {errs+=inflight;break;}
-    if(gap&&!stop) while(nextf<=t&&!(maxn&&sent>=maxn)){ int j=-1; for(int i=0;i<nc;i++) if(!C[i].busy){j=i;break;} if(j<0)break; fire(&C[j],(uint64_t)nextf); sent++; inflight++; nextf+=gap; }
-    int to=100; if(gap&&!stop){ double d=nextf-t; to=d<=0?1:(int)(d/1000); if(to>100)to=100; }
-    int r=epoll_wait(ep,ev,256,to); uint64_t now=now_us();
-    for(int q=0;q<r;q++){ conn*c=&C[ev[q].data.u32]; int k=recv(c->fd,c->b+c->n,NB-c->n,0); if(k<0&&errno==EAGAIN)continue; now=now_us();
-      int fin=0; if(k<=0){ if(c->busy){ if(c->hdr&&!c->chunked&&c->clen<0) fin=1; else {errs++; c->busy=0; inflight--; } } close(c->fd); if(dial(c,ev[q].data.u32)) {perror("redial");return 1;} if(!fin){ if(!gap&&now<end&&!(maxn&&sent>=maxn)){fire(c,now);sent++;inflight++;} continue; } }
-      else { c->n+=k; c->b[c->n]=0; char*bd=c->b; int bn=c->n;
-        if(!c->hdr){ char*h=strstr(c->b,"\r\n\r\n"); if(!h) continue; c->hdr=1; c->status=atoi(c->b+9); char*p=c->b; while((p=strstr(p,"\r\n"))&&p<h){p+=2; if(!strncasecmp(p,"content-length:",15))c->clen=atol(p+15); else if(!strncasecmp(p,"transfer-encoding: chunked",26))c->chunked=1;} bd=h+4; bn=c->n-(bd-c->b); }
-        c->got+=bn; marks(c,bd,bn,now);
-        if(c->chunked){ int tn=bn>5?5:bn; if(bn>=5){memcpy(c->tail,bd+bn-5,5);c->tl=5;} else { memmove(c->tail,c->tail+(c->tl+tn>5?c->tl+tn-5:0),c->tl+tn>5?5-tn:c->tl); c->tl=c->tl+tn>5?5:c->tl+tn; memcpy(c->tail+c->tl-tn,bd,tn);} if(c->tl==5&&!memcmp(c->tail,"0\r\n\r\n",5)) fin=1; }
-        else if(c->clen>=0&&c->got>=c->clen) fin=1;
-        /* keep a partial marker for the next read */
-        if(!fin){ int keep=bn>17?17:bn; /* a marker cut across reads is lost; negligible */ keep=0; memmove(c->b,bd+bn-keep,keep); c->n=keep; } }
-      if(fin){ done++; if(c->status<200||c->status>=300)non2++; push(&L,(uint32_t)(now-c->t0)); if(c->last)push(&E,(uint32_t)(now-c->last)); c->busy=0; inflight--; last=now; if(!gap&&now<end&&!(maxn&&sent>=maxn)){fire(c,now_us());sent++;inflight++;} } } }
-  double el=(last-st)/1e6; if(el<=0)el=1e-9; printf("{\"done\":%lu,\"errs\":%lu,\"non2xx\":%lu,\"sec\":%.3f,\"rps\":%.1f,",done,errs,non2,el,done/el); pr("lat",&L); pr("ttft",&F); pr("chunk",&K); pr("end",&E); printf("\"x\":0}\n"); }
+
+#define BUFFER 65536
+#define DIGITS 16
+#define MARK (2 + DIGITS)
+#define PATIENCE_US 15000000 /* what has not ended so long after the end counts as failed */
+#define LAST "0\r\n\r\n"     /* the last chunk of a chunked body */
+
+typedef struct {
+    int fd, busy, status, headers_read, chunked;
+    int held; /* bytes of unfinished headers in `buffer` */
+    long length, got;
+    uint64_t due, first_mark, last_mark;
+    char tail[5]; /* the last bytes of the body so far */
+    char buffer[BUFFER + 1];
+} Connection;
+
+typedef struct {
+    uint32_t *values;
+    size_t count, room;
+} Times;
+
+static Times latency, first_token, age, ending;
+static Connection *connections;
+static char *request;
+static int request_bytes, port, epoll;
+static unsigned long sent, answered, refused, failed, in_flight;
+
+static uint64_t now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+static void add(Times *times, uint64_t us) {
+    if (times->count == times->room) {
+        times->room = times->room ? 2 * times->room : 65536;
+        times->values = realloc(times->values, times->room * sizeof *times->values);
+    }
+    times->values[times->count++] = (uint32_t)us;
+}
+
+static int ascending(const void *a, const void *b) {
+    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void print(const char *name, Times *times) {
+    size_t n = times->count;
+    uint32_t *v = times->values;
+    if (!n) {
+        printf(",\"%s\":null", name);
+        return;
+    }
+    qsort(v, n, sizeof *v, ascending);
+    printf(",\"%s\":{\"n\":%zu,\"p50\":%u,\"p99\":%u,\"max\":%u}", name, n, v[n / 2], v[n * 99 / 100], v[n - 1]);
+}
+
+static void die(const char *what) {
+    perror(what);
+    exit(1);
+}
+
+static void dial(Connection *c) {
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct epoll_event wanted = {.events = EPOLLIN, .data.ptr = c};
+    int one = 1;
+    c->fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (connect(c->fd, (void *)&to, sizeof to))
+        die("connect");
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    fcntl(c->fd, F_SETFL, O_NONBLOCK);
+    epoll_ctl(epoll, EPOLL_CTL_ADD, c->fd, &wanted);
+}
+
+static void ask(Connection *c, uint64_t due) {
+    c->busy = 1;
+    c->status = c->headers_read = c->chunked = c->held = 0;
+    c->length = c->got = 0;
+    c->first_mark = c->last_mark = 0;
+    memset(c->tail, 0, sizeof c->tail);
+    c->due = due;
+    sent++;
+    in_flight++;
+    for (int at = 0; at < request_bytes;) {
+        int n = send(c->fd, request + at, request_bytes - at, MSG_NOSIGNAL);
+        if (n > 0)
+            at += n;
+        else if (errno == EAGAIN)
+            usleep(20);
+        else
+            return; /* reading will tell that the connection is gone */
+    }
+}
+
+/* The body's first byte, or NULL while the headers are not whole. */
+static char *read_headers(Connection *c) {
+    char *end = strstr(c->buffer, "\r\n\r\n");
+    if (!end)
+        return NULL;
+    c->headers_read = 1;
+    c->status = atoi(c->buffer + strlen("HTTP/1.1 "));
+    for (char *line = c->buffer; (line = strstr(line, "\r\n")) && line < end;) {
+        line += 2;
+        if (!strncasecmp(line, "content-length:", 15))
+            c->length = atol(line + 15);
+        else if (!strncasecmp(line, "transfer-encoding: chunked", 26))
+            c->chunked = 1;
+    }
+    return end + 4;
+}
+
+static void read_marks(Connection *c, const char *at, const char *end, uint64_t now) {
+    while ((at = memmem(at, end - at, "t=", 2)) && end - at >= MARK) {
+        uint64_t written = 0;
+        int digits = 0;
+        while (digits < DIGITS && at[2 + digits] >= '0' && at[2 + digits] <= '9')
+            written = 10 * written + (at[2 + digits++] - '0');
+        at += 2 + digits;
+        if (digits < DIGITS)
+            continue;
+        add(&age, now - written);
+        c->last_mark = now;
+        if (!c->first_mark)
+            c->first_mark = now;
+    }
+}
+
+static void keep_tail(Connection *c, const char *body, int n) {
+    int size = sizeof c->tail, kept = n < size ? size - n : 0;
+    memmove(c->tail, c->tail + size - kept, kept);
+    memcpy(c->tail + kept, body + n - (size - kept), size - kept);
+}
+
+/* Takes n new bytes; returns whether the answer is whole. */
+static int feed(Connection *c, int n, uint64_t now) {
+    char *body = c->buffer, *end = c->buffer + c->held + n;
+    *end = 0;
+    c->held += n;
+    if (!c->headers_read && !(body = read_headers(c)))
+        return 0;
+    c->held = 0;
+    c->got += end - body;
+    read_marks(c, body, end, now);
+    keep_tail(c, body, end - body);
+    return c->chunked ? !memcmp(c->tail, LAST, sizeof c->tail) : c->got >= c->length;
+}
+
+static void finish(Connection *c, uint64_t now) {
+    answered++;
+    refused += c->status != 200;
+    add(&latency, now - c->due);
+    if (c->first_mark) {
+        add(&first_token, c->first_mark - c->due);
+        add(&ending, now - c->last_mark);
+    }
+    c->busy = 0;
+    in_flight--;
+}
+
+/* Reads what has come on a connection. */
+static void receive(Connection *c) {
+    int n = recv(c->fd, c->buffer + c->held, BUFFER - c->held, 0);
+    if (n < 0 && errno == EAGAIN)
+        return;
+    if (n > 0) {
+        uint64_t now = now_us();
+        if (c->busy && feed(c, n, now))
+            finish(c, now);
+        return;
+    }
+    failed += c->busy;
+    in_flight -= c->busy;
+    c->busy = 0;
+    close(c->fd);
+    dial(c);
+}
+
+static Connection *idle(int count) {
+    for (int i = 0; i < count; i++)
+        if (!connections[i].busy)
+            return &connections[i];
+    return NULL;
+}
+
+static void prepare(const char *path, const char *key, const char *body_file) {
+    FILE *file = fopen(body_file, "r");
+    if (!file)
+        die(body_file);
+    char *body = calloc(1, BUFFER);
+    int body_bytes = fread(body, 1, BUFFER, file);
+    fclose(file);
+    request_bytes = asprintf(&request,
+                             "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAuthorization: Bearer %s\r\n"
+                             "Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%.*s",
+                             path, port, key, body_bytes, body_bytes, body);
+    free(body);
+}
+
+static void run(int count, double seconds, double rate) {
+    uint64_t start = now_us(), end = start + (uint64_t)(seconds * 1e6), now;
+    double due = start, gap = rate > 0 ? 1e6 / rate : 0;
+    while ((now = now_us()) < end || in_flight) {
+        if (now > end + PATIENCE_US)
+            break;
+        Connection *free_one;
+        while (now < end && due <= now && (free_one = idle(count))) {
+            ask(free_one, gap ? (uint64_t)due : now);
+            due += gap;
+        }
+        /* Rounded down: the last millisecond before a request is due is waited for awake, to send it in time. */
+        int wait_ms = gap && now < end && due > now ? (int)((due - now) / 1000) : 1;
+        struct epoll_event events[256];
+        int n = epoll_wait(epoll, events, 256, wait_ms);
+        for (int i = 0; i < n; i++)
+            receive(events[i].data.ptr);
+    }
+    failed += in_flight;
+    printf("{\"answered\":%lu,\"refused\":%lu,\"failed\":%lu", answered, refused, failed);
+}
+
+int main(int argc, char **argv) {
+    const char *path = "/", *body_file = "", *key = "";
+    int count = 1;
+    double seconds = 1, rate = 0;
+    for (int option; (option = getopt(argc, argv, "p:P:b:k:c:d:r:")) != -1;) {
+        switch (option) {
+        case 'p': port = atoi(optarg); break;
+        case 'P': path = optarg; break;
+        case 'b': body_file = optarg; break;
+        case 'k': key = optarg; break;
+        case 'c': count = atoi(optarg); break;
+        case 'd': seconds = atof(optarg); break;
+        case 'r': rate = atof(optarg); break;
+        default: return 2;
+        }
+    }
+    prepare(path, key, body_file);
+    epoll = epoll_create1(0);
+    connections = calloc(count, sizeof *connections);
+    for (int i = 0; i < count; i++)
+        dial(&connections[i]);
+    run(count, seconds, rate);
+    print("lat", &latency);
+    print("ttft", &first_token);
+    print("chunk", &age);
+    print("end", &ending);
+    printf("}\n");
+    return 0;
+}

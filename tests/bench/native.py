@@ -4,14 +4,17 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.e2e.stacks import until
 from tests.servers.process import Keeper, Process
 
 DELTAS = 50
@@ -75,7 +78,13 @@ def mock(programs: Path, port: int) -> Iterator[None]:
     command: list[str | Path] = [programs / "mock", str(port), str(DELTAS), str(DELTA_EVERY_US)]
     with contextlib.closing(Keeper("mock")) as keeper, contextlib.closing(Process(command, keeper)) as process:
         process.start()
+        until(partial(_listens, port), "the canned upstream listens", process)
         yield
+
+
+def _listens(port: int) -> bool:
+    with socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
 
 
 def load(programs: Path, address: Address, shape: Shape) -> dict[str, Any]:
@@ -83,13 +92,13 @@ def load(programs: Path, address: Address, shape: Shape) -> dict[str, Any]:
     body = programs / "body.json"
     body.write_text(json.dumps(_question(address.model, stream=shape.stream)))
     command: list[str | Path] = [
-        programs / "load", "-p", str(address.port), "-P", address.path, "-H", f"Authorization: Bearer {address.key}",
-        "-b", body, "-c", str(shape.connections), "-d", str(shape.seconds), "-r", str(shape.rate),
+        programs / "load", "-p", str(address.port), "-P", address.path, "-k", address.key, "-b", body,
+        "-c", str(shape.connections), "-d", str(shape.seconds), "-r", str(shape.rate),
     ]  # fmt: skip
     timeout_s = shape.seconds + FINISH_TIMEOUT_S
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=timeout_s)
     seen: dict[str, Any] = json.loads(done.stdout or "{}")
-    if not seen.get("done") or seen["errs"] or seen["non2xx"]:
+    if not seen.get("answered") or seen["refused"] or seen["failed"]:
         raise RuntimeError(f"{address.path} on port {address.port} failed under {shape}: {seen} {done.stderr}")
     return seen
 

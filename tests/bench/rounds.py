@@ -69,7 +69,7 @@ def _cpu(kind: str, target: Target, shape: Shape, run: Run) -> Figures:
     before = {name: cpu_s(pids) for name, pids in target.groups.items()}
     if not before:
         return {}
-    done = run(target, shape)["done"]
+    done = run(target, shape)["answered"]
     return {
         f"{name}_cpu_ms_per_{kind}": (cpu_s(pids) - before[name]) * 1000 / done for name, pids in target.groups.items()
     }

@@ -30,9 +30,10 @@ def check(stack: Stack, reads: Collection[Read]) -> dict[str, dict[str, Any]]:
     ids = {read.id for read in reads}
     assert len(ids) == len(reads)
     until(lambda: ids <= {record["id"] for record in stack.records()}, "every whole answer is on record")
-    records = {record["id"]: record for record in stack.records()}
+    rows = stack.records()
+    records = {record["id"]: record for record in rows}
+    assert len(records) == len(rows)
     entries = [entry for entry in stack.entries() if entry["contra"] == "revenue"]
-    assert len(records) == len(stack.records())
     debits = {entry["request_id"]: -int(entry["amount_pico_usd"]) for entry in entries}
     assert len(debits) == len(entries), "a request was billed twice"
     for read in reads:

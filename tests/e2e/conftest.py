@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import servers
 from tests.e2e import stacks
 from tests.e2e.stacks import Stack
 from tests.servers import Server
@@ -20,11 +19,7 @@ def local_stack() -> Iterator[Stack]:
 @pytest.fixture(scope="session")
 def separate_stack(postgres_server: Server, rabbitmq_server: Server) -> Iterator[Stack]:
     """A process for each service, on real servers."""
-    with (
-        servers.database(postgres_server) as database_url,
-        servers.vhost(rabbitmq_server) as broker_url,
-        stacks.separate(database_url, broker_url) as stack,
-    ):
+    with stacks.on_servers(postgres_server, rabbitmq_server) as stack:
         yield stack
 
 

@@ -14,6 +14,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from tests import servers
+from tests.servers import Server
 from tests.servers.process import Keeper, Process, free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -159,6 +161,17 @@ def separate(database_url: str, broker_url: str, upstream_url: str | None = None
             services[name] = stack.enter_context(contextlib.closing(Service(name, module, env, urls[name])))
             services[name].start()
         yield Stack(f"{urls['edge']}/v1", urls["billing"], simulator_url=urls["simulator"], services=services)
+
+
+@contextlib.contextmanager
+def on_servers(postgres: Server, rabbitmq: Server) -> Iterator[Stack]:
+    """Separate processes on a database and a virtual host of their own."""
+    with (
+        servers.database(postgres) as database_url,
+        servers.vhost(rabbitmq) as broker_url,
+        separate(database_url, broker_url) as stack,
+    ):
+        yield stack
 
 
 def migrate(database_url: str) -> None:

@@ -218,7 +218,6 @@ def test_a_number_too_large_to_pass_on_is_refused(stack: Stack, body: dict[str, 
     envelope(post(stack, CHAT, body), 400, None)
 
 
-@pytest.mark.xfail(reason="Google takes 100 inputs a call, and the worker sends all of them in one")
 def test_2048_inputs_are_embedded_in_their_order(stack: Stack) -> None:
     answer = post(stack, EMBEDDINGS, embed(input=[f"text {number}" for number in range(2048)], dimensions=1))
     assert answer.status == 200, answer.body[:500]

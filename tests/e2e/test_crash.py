@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import servers
 from tests.e2e import books, load, stacks
 from tests.e2e.stacks import Stack, until
 from tests.servers import Server
@@ -17,11 +16,7 @@ SLOW = "[[chunks=8 chunk_delay_ms=15]]"  # so that a kill finds answers under wa
 @pytest.fixture(scope="module")
 def doomed(postgres_server: Server, rabbitmq_server: Server) -> Iterator[Stack]:
     """A stack of separate processes that nobody else uses."""
-    with (
-        servers.database(postgres_server) as database_url,
-        servers.vhost(rabbitmq_server) as broker_url,
-        stacks.separate(database_url, broker_url) as stack,
-    ):
+    with stacks.on_servers(postgres_server, rabbitmq_server) as stack:
         yield stack
 
 

@@ -1,13 +1,12 @@
 """What a user of the official OpenAI SDK for Python does first: the base URL and the key changed, nothing else."""
 
 from collections.abc import Iterator
-from decimal import Decimal
 from typing import Any
 
 import openai
 import pytest
 
-from shared.money import pico_usd
+from tests.e2e.books import cost_pico
 from tests.e2e.stacks import Stack, until
 
 MODELS = ["anthropic/claude-haiku-4-5", "google/gemini-3-flash"]
@@ -147,19 +146,14 @@ def test_what_was_read_is_what_was_billed_to_the_pico_dollar(client: openai.Open
             chunks = client.chat.completions.create(
                 model=model, messages=[{"role": "user", "content": prompt}], stream=True
             )
-            costs.append(cost_of([chunk.usage for chunk in chunks][-1]))
+            costs.append(cost_pico([chunk.usage for chunk in chunks][-1]))
         else:
             answer = client.chat.completions.create(model=model, messages=[{"role": "user", "content": prompt}])
-            costs.append(cost_of(answer.usage))
+            costs.append(cost_pico(answer.usage))
     vectors = client.embeddings.create(model="google/text-embedding-004", input="some text to embed")
-    costs.append(cost_of(vectors.usage))
+    costs.append(cost_pico(vectors.usage))
     assert all(cost > 0 for cost in costs)
     until(lambda: stack.balance_pico() == before - sum(costs), "the balance is what was read")
-
-
-def cost_of(usage: Any) -> int:
-    """The `usage.cost` that a client reads, in pico-dollars."""
-    return pico_usd(f"{Decimal(repr(usage.cost)):f}")
 
 
 def test_the_books_add_up_entry_by_entry(stack: Stack, client: openai.OpenAI) -> None:

@@ -7,7 +7,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -42,11 +41,14 @@ def local() -> Iterator[tuple[Service, Stack]]:
         yield pair
 
 
-def interrupted(service: Service) -> int:
-    """Press Ctrl-C, and return the exit code."""
+def press_ctrl_c(service: Service) -> None:
     os.kill(service.process.pid, signal.SIGINT)
+
+
+def exit_code(service: Service) -> int:
+    """How it ended; it can be started again."""
     code = service.process.wait()
-    service.process.kill()  # it is gone; this makes room for the next start
+    service.process.kill()
     return code
 
 
@@ -77,7 +79,8 @@ def test_ctrl_c_ends_it_and_the_next_start_has_the_same_key_and_balance(local: t
     with client(stack, key) as sdk:
         spent = cost_pico(sdk.chat.completions.create(model=MODEL, messages=HELLO).usage)
         started = time.monotonic()
-        assert interrupted(service) == 0
+        press_ctrl_c(service)
+        assert exit_code(service) == 0
     assert time.monotonic() - started < PROMPT_S
     service.start()
     assert printed(service, "key") == key
@@ -94,12 +97,9 @@ def test_an_answer_under_way_at_ctrl_c_is_finished_and_billed(local: tuple[Servi
     with client(stack, printed(service, "key")) as sdk:
         stream = sdk.chat.completions.create(model=MODEL, messages=prompt, stream=True)
         chunks = [next(stream)]
-        codes: list[int] = []
-        ending = threading.Thread(target=lambda: codes.append(interrupted(service)))
-        ending.start()
+        press_ctrl_c(service)
         chunks += stream
-        ending.join()
-    assert codes == [0]
+    assert exit_code(service) == 0
     read = whole(chunks)
     service.start()
     assert stack.settled(read.id)["outcome"] == "completed"

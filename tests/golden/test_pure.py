@@ -4,20 +4,32 @@ import base64
 import json
 import struct
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from services.edge import rules
 from services.workers import anthropic, google, replies
 from services.workers.google.caching import Cached
 from services.workers.memory import BoundedMemory
-from services.workers.provider import Call, Failed, Provider, Supplier, UpstreamReply, UpstreamRequest, Usage, Vectors
+from services.workers.provider import (
+    DISPROVED,
+    Call,
+    Failed,
+    Provider,
+    Supplier,
+    UpstreamReply,
+    UpstreamRequest,
+    Usage,
+    Vectors,
+)
 from services.workers.reader import Translation
 from services.workers.settle import trusted
 from shared import catalog
 from shared.bodies import parse
-from shared.errors import UpstreamError
+from shared.errors import InvalidRequest, UpstreamError
 from shared.money import cost_pico
 from shared.openai import ChatRequest, EmbeddingsRequest
 from tests.golden.exchanges import Exchange, comparable, exchanges, said
@@ -34,6 +46,7 @@ FOUND = [one for provider in PROVIDERS for one in exchanges(provider) if one.ups
 ALL = [pytest.param(one, id=one.name) for one in FOUND]
 STREAMED = [pytest.param(one, id=one.name) for one in FOUND if one.streamed]
 REFUSED = [pytest.param(one, id=one.name) for one in FOUND if one.answer["status"] != 200]
+REJECTED = [pytest.param(one, id=one.name) for name in PROVIDERS for one in exchanges(name) if not one.upstream]
 WHOLE = [pytest.param(one, id=one.name) for one in FOUND if not one.streamed and one.answer["status"] == 200]
 
 
@@ -48,12 +61,14 @@ class Holding(BoundedMemory):
         self._cached_content = cached_content
 
     def get(self, key: str) -> Any:
-        held = self._cached_content is not None and key.startswith("cache:")
-        return Cached(str(self._cached_content), "an earlier request") if held else super().get(key)
+        return Cached(str(self._cached_content), "an earlier request") if self._holds(key) else super().get(key)
 
     def left_s(self, key: str) -> float:
-        held = self._cached_content is not None and key.startswith("cache:")
-        return 300.0 if held else super().left_s(key)
+        return 300.0 if self._holds(key) else super().left_s(key)
+
+    def _holds(self, key: str) -> bool:
+        """Until something else is put there."""
+        return self._cached_content is not None and key.startswith("cache:") and key not in self._values
 
 
 class Played:
@@ -67,31 +82,62 @@ class Played:
         self.is_chat = exchange.content["client"]["path"].endswith("/chat/completions")
         self.request: Any = parse(ChatRequest, body) if self.is_chat else parse(EmbeddingsRequest, body)
         self.model = CATALOG[self.request.model]
+        self.memory = Holding(exchange.content.get("precondition", {}).get("cached_content"))
 
     def calls(self) -> Iterator[tuple[UpstreamRequest, dict[str, Any]]]:
         """Each call with the golden's own; `result` is set when the plan has ended."""
-        plan = self._plan()
         upstream = iter(self.exchange.upstream)
-        reply: Any = None
+        yield from self._attempt(upstream)
+        for remaining in upstream:  # the golden goes on: the folder must have said that its call may be made again
+            failed = self.failed()
+            assert failed.retries or failed.disproves
+            if failed.disproves:
+                self.memory.put(self.result.assumes[failed.disproves], DISPROVED, 60)
+            yield from self._attempt(chain([remaining], upstream))
+
+    def _attempt(self, upstream: Iterator[dict[str, Any]]) -> Iterator[tuple[UpstreamRequest, dict[str, Any]]]:
+        plan, reply = self._plan(), None
         while True:
             try:
                 call = plan.send(reply)
             except StopIteration as end:
                 self.result = end.value
                 break
-            expected = next(upstream)
+            except Failed as failed:
+                self.result = failed
+                break
+            expected = self.last = next(upstream)
             yield call, expected
             reply = self.reply(expected["response"])
         if isinstance(self.result, UpstreamRequest):
             self.last = next(upstream)
             yield self.result, self.last
 
+    def failed(self) -> Failed:
+        """What the folder makes of the last call, which brought no answer."""
+        if isinstance(self.result, Failed):
+            return self.result
+        reply = self.reply(self.last["response"])
+        if reply.status != 200:
+            return self.provider.failure(self.supplier, reply)
+        with pytest.raises(Failed) as raised:
+            self._read(reply)
+        return raised.value
+
+    def _read(self, reply: UpstreamReply) -> None:
+        if not self.request.stream:
+            self.provider.answer(self.request, self.result, reply)
+            return
+        translation = Translation(self.provider.stream(self.request, self.result, reply.headers))
+        translation.feed(reply.body)
+        translation.end()
+
     def _plan(self) -> Any:
         call = Call(
             self.request,
             self.model,
             self.supplier,
-            Holding(self.exchange.content.get("precondition", {}).get("cached_content")),
+            self.memory,
             "golden-request",
             "golden",
             1795350000,
@@ -195,14 +241,30 @@ def without_ids(result: tuple[bytes, Usage, Any]) -> tuple[Any, Usage]:
 
 
 @pytest.mark.parametrize("exchange", REFUSED)
-def test_a_refusal_is_told_as_the_golden_one(exchange: Exchange) -> None:
-    played = play(exchange)
-    failed = played.provider.failure(played.supplier, played.reply(played.last["response"]))
-    expected = exchange.answer
-    assert failed.error.status == expected["status"]
-    assert failed.error.body() == expected["body"]
-    told = {name.lower(): value for name, value in failed.error.headers.items()}
+def test_a_failure_is_told_as_the_golden_one(exchange: Exchange) -> None:
+    error, expected = play(exchange).failed().error, exchange.answer
+    assert error.status == expected["status"]
+    assert error.body() == expected["body"]
+    told = {name.lower(): value for name, value in error.headers.items()}
     assert told == {name: value for name, value in expected["headers"].items() if name != "content-type"}
+
+
+@pytest.mark.parametrize("exchange", REJECTED)
+def test_what_has_no_translation_is_refused_before_any_call(exchange: Exchange) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        check_and_play(exchange)
+    assert refused.value.status == exchange.answer["status"]
+    told, golden = refused.value.body()["error"], exchange.answer["body"]["error"]
+    assert {name: told[name] for name in golden} == golden
+
+
+def check_and_play(exchange: Exchange) -> None:
+    played = Played(exchange)
+    if played.is_chat:
+        rules.check_chat(played.request, played.model)
+    else:
+        rules.check_embeddings(played.model)
+    next(played.calls())
 
 
 def check_record(exchange: Exchange, played: Played, usage: Usage, finish: Any, upstream_id: str | None) -> None:

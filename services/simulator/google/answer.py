@@ -19,7 +19,7 @@ CALLED = "Model generated function call(s)."
 
 
 class Reply(NamedTuple):
-    """What is to be said; `reason`, if any, overrules the generation's end."""
+    """What is to be said; `reason`, if any, overrules the generation's end; `traffic` is told with the counts."""
 
     id: str
     model: str
@@ -27,6 +27,7 @@ class Reply(NamedTuple):
     calls: list[dict[str, Any]]
     tokens: Tokens
     tells_usage: bool
+    traffic: str | None
     modalities: dict[str, int]
     reason: str | None
     shows_thoughts: bool
@@ -103,7 +104,7 @@ def _rest(reply: Reply, output: int) -> dict[str, Any]:
 
 def _details(reply: Reply) -> dict[str, Any]:
     tokens = reply.tokens
-    details: dict[str, Any] = {}
+    details: dict[str, Any] = {"trafficType": reply.traffic} if reply.traffic else {}
     if tokens.cache_read:
         details["cachedContentTokenCount"] = tokens.cache_read
         details["cacheTokensDetails"] = [{"modality": "TEXT", "tokenCount": tokens.cache_read}]

@@ -1,36 +1,71 @@
-"""`:batchEmbedContents` and `:countTokens`. Embeddings report no usage, so whoever wants counts asks for them."""
+"""`:batchEmbedContents` and `:countTokens`, and `:predict`, which is how Vertex AI embeds.
 
-from typing import Any
+A batch reports no usage, so whoever wants counts asks for them; `:predict` takes one text, and counts it.
+"""
 
-import orjson
-
+from services.simulator.google.directives import in_force, parsed
 from services.simulator.google.errors import Refusal
-from services.simulator.google.models import MAX_DIMENSIONS
-from services.simulator.google.request import BatchEmbedRequest, CountRequest, tokens_by_modality
-from services.simulator.model import vector
+from services.simulator.google.models import CHAT_MODELS, EMBEDDING_MODELS, MAX_DIMENSIONS
+from services.simulator.google.replies import told
+from services.simulator.google.request import (
+    BatchEmbedRequest,
+    CountRequest,
+    PredictRequest,
+    parse,
+    tokens_by_modality,
+)
+from services.simulator.google.tenants import GLOBAL, Tenant, not_found
+from services.simulator.model import count, vector
+from services.simulator.script import Call, Script
+from shared.money import Tokens
 
 MAX_BATCH = 100  # the API's own limit
 
 
-def embed(request: BatchEmbedRequest, model: str) -> bytes:
-    """The body of an answer: one vector a request, in order. Raises Refusal."""
+def embed(call: Call, tenant: Tenant) -> Script:
+    """One vector a request, in order. Raises Refusal."""
+    if call.path["model"] not in EMBEDDING_MODELS:
+        raise not_found(call, tenant)
+    request = parse(BatchEmbedRequest, call.body)
     if len(request.requests) > MAX_BATCH:
         raise Refusal(400, f"* BatchEmbedContentsRequest.requests: at most {MAX_BATCH} requests can be in one batch")
     for one in request.requests:
-        if one.model != f"models/{model}":
-            raise Refusal(400, f"each request of a batch must name the model of the path: models/{model}")
+        if one.model != tenant.model_name(call.path["model"]):
+            raise Refusal(400, f"each request of a batch must name the model of the path: models/{call.path['model']}")
         if not one.content.words:
             raise Refusal(400, "* EmbedContentRequest.content: contains an empty Part.")
     vectors = [_vector(one.content.words, one.output_dimensionality) for one in request.requests]
-    return orjson.dumps({"embeddings": [{"values": values} for values in vectors]})
+    return told(
+        call,
+        {"embeddings": [{"values": values} for values in vectors]},
+        tokens=Tokens(input=sum(count(one.content.words) for one in request.requests)),
+        directives=in_force(call, request.requests[-1].content.words),
+    )
+
+
+def predict(call: Call, tenant: Tenant) -> Script:
+    """One vector of one text, with its count. Raises Refusal."""
+    if call.path["model"] not in EMBEDDING_MODELS or tenant.location == GLOBAL:
+        raise not_found(call, tenant)
+    request = parse(PredictRequest, call.body)
+    text = request.instances[0].content
+    values, tokens = _vector(text, request.parameters.output_dimensionality), count(text)
+    embedding = {"values": values, "statistics": {"token_count": tokens, "truncated": False}}
+    body = {"predictions": [{"embeddings": embedding}]}
+    return told(call, body, tokens=Tokens(input=tokens), directives=in_force(call, text))
 
 
 def _vector(text: str, dimensions: int) -> list[float]:
     return vector(text, dimensions, normalised=dimensions == MAX_DIMENSIONS)
 
 
-def counted(request: CountRequest) -> bytes:
-    """The body of an answer to `:countTokens`."""
+def counted(call: Call, tenant: Tenant) -> Script:
+    """The tokens of contents, none of them generated. Raises Refusal."""
+    if call.path["model"] not in EMBEDDING_MODELS | CHAT_MODELS.keys():
+        raise not_found(call, tenant)
+    request = parse(CountRequest, call.body)
+    if parsed(request.contents[-1].words).no_usage:
+        raise Refusal(503)  # counts that cannot be had
     modalities = tokens_by_modality(request)
-    details: list[dict[str, Any]] = [{"modality": name, "tokenCount": n} for name, n in modalities.items()]
-    return orjson.dumps({"totalTokens": sum(modalities.values()), "promptTokensDetails": details})
+    details = [{"modality": name, "tokenCount": n} for name, n in modalities.items()]
+    return told(call, {"totalTokens": sum(modalities.values()), "promptTokensDetails": details})

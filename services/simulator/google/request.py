@@ -158,20 +158,27 @@ class CountRequest(Member):
     contents: Annotated[list[Content], Field(min_length=1)]
 
 
-class GenerateRequest(CountRequest):
-    """The body of `:generateContent` and `:streamGenerateContent`."""
+class Prefix(Member):
+    """What a request may begin with, and a cache may hold."""
 
+    contents: list[Content] = []
     system_instruction: Content | None = None
     tools: list[Tool] = []
     tool_config: ToolConfig = ToolConfig()
-    safety_settings: list[dict[str, str]] = []
-    cached_content: str | None = None
-    generation_config: GenerationConfig = GenerationConfig()
 
     @property
     def functions(self) -> Iterator[FunctionDeclaration]:
         """All that is declared."""
         return (function for tool in self.tools for function in tool.function_declarations)
+
+
+class GenerateRequest(Prefix):
+    """The body of `:generateContent` and `:streamGenerateContent`."""
+
+    contents: Annotated[list[Content], Field(min_length=1)]
+    safety_settings: list[dict[str, str]] = []
+    cached_content: str | None = None
+    generation_config: GenerationConfig = GenerationConfig()
 
     @property
     def prompt(self) -> str:
@@ -179,14 +186,18 @@ class GenerateRequest(CountRequest):
         return next((turn.words for turn in reversed(self.contents) if turn.role != "model"), "")
 
 
+TaskType = Annotated[str, Field(pattern=r"^[A-Z_]+$")]
+Dimensions = Annotated[int, Field(ge=MIN_DIMENSIONS, le=MAX_DIMENSIONS)]
+
+
 class EmbedRequest(Member):
     """One text of a batch."""
 
     model: str
     content: Content
-    task_type: Annotated[str, Field(pattern=r"^[A-Z_]+$")] | None = None
+    task_type: TaskType | None = None
     title: str | None = None
-    output_dimensionality: Annotated[int, Field(ge=MIN_DIMENSIONS, le=MAX_DIMENSIONS)] = MAX_DIMENSIONS
+    output_dimensionality: Dimensions = MAX_DIMENSIONS
 
 
 class BatchEmbedRequest(Member):
@@ -195,7 +206,31 @@ class BatchEmbedRequest(Member):
     requests: Annotated[list[EmbedRequest], Field(min_length=1)]
 
 
-R = TypeVar("R", bound=Member)
+class Instance(BaseModel):
+    """One text of `:predict`, whose members are no proto JSON: only this case is taken."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    content: Annotated[str, Field(min_length=1)]
+    task_type: TaskType | None = None
+    title: str | None = None
+
+
+class PredictParameters(Member):
+    """What holds for all instances."""
+
+    output_dimensionality: Dimensions = MAX_DIMENSIONS
+    auto_truncate: bool = True
+
+
+class PredictRequest(Member):
+    """The body of `:predict`; the model takes one text a call."""
+
+    instances: Annotated[list[Instance], Field(min_length=1, max_length=1)]
+    parameters: PredictParameters = PredictParameters()
+
+
+R = TypeVar("R", bound=BaseModel)
 
 
 def parse(kind: type[R], body: bytes) -> R:
@@ -210,11 +245,11 @@ def parse(kind: type[R], body: bytes) -> R:
     raise Refusal(400, f"Invalid value at {place!r}: {problem['msg']}")
 
 
-def tokens_by_modality(request: CountRequest) -> dict[str, int]:
+def tokens_by_modality(request: CountRequest | Prefix) -> dict[str, int]:
     """What the input counts, as text and as images; modalities that are absent are left out."""
     turns = list(request.contents)
     text = 0
-    if isinstance(request, GenerateRequest):
+    if isinstance(request, Prefix):
         turns += [request.system_instruction] if request.system_instruction else []
         text = sum(count(compact(function.model_dump(exclude_none=True))) for function in request.functions)
     text += sum(count(turn.words) for turn in turns)

@@ -19,6 +19,7 @@ from shared.openai import (
     EFFORT_PERCENT,
     AssistantMessage,
     ChatRequest,
+    Effort,
     ImagePart,
     Message,
     RefusalPart,
@@ -30,6 +31,11 @@ from shared.openai import (
 DEFAULT_MAX_TOKENS = 16_384  # the API demands a number; enough for long answers, small enough not to hit timeouts
 MIN_THINKING_BUDGET = 1_024  # the API's own minimum
 MAX_CACHE_BREAKPOINTS = 4  # the API's own maximum
+STEPS: tuple[Effort, ...] = (
+    "low",
+    "medium",
+    "high",
+)  # of which the first is taken that is not below the share asked for
 DATA_URL = re.compile(r"data:(image/(?:png|jpeg|gif|webp));base64,(.+)", re.DOTALL)
 
 Body = dict[str, Any]
@@ -69,22 +75,21 @@ def _turn(message: Message) -> Body:
 
 
 def _blocks(message: Message) -> list[Body]:
-    if isinstance(message.content, str):
-        return [{"type": "text", "text": message.content}] if message.content else []
-    blocks = [_block(part) for part in message.content or [] if not _is_empty(part)]
-    if isinstance(message, AssistantMessage) and message.refusal and not blocks:
-        return [{"type": "text", "text": message.refusal}]
-    return blocks
+    content = message.content or (message.refusal if isinstance(message, AssistantMessage) else None) or []
+    if isinstance(content, str):
+        return [_text(content)]
+    blocks = [_block(part) for part in content]
+    return [block for block in blocks if block.get("text") != ""]
 
 
-def _is_empty(part: TextPart | ImagePart | RefusalPart) -> bool:
-    return isinstance(part, TextPart) and not part.text
+def _text(text: str) -> Body:
+    return {"type": "text", "text": text}
 
 
 def _block(part: TextPart | ImagePart | RefusalPart) -> Body:
     if isinstance(part, RefusalPart):
-        return {"type": "text", "text": part.refusal}
-    block: Body = {"type": "text", "text": part.text} if isinstance(part, TextPart) else _image(part.image_url.url)
+        return _text(part.refusal)
+    block = _text(part.text) if isinstance(part, TextPart) else _image(part.image_url.url)
     if part.cache_control is not None:
         block["cache_control"] = part.cache_control.model_dump(include={"type", "ttl"}, exclude_none=True)
     return block
@@ -129,7 +134,7 @@ def _output_config(request: ChatRequest, effort: str | None) -> Body:
 
 def _thinking(asked: Thinking | None, family: Family, max_tokens: int) -> tuple[Body, str | None]:
     """The `thinking` member and the effort; none where no thinking was asked for, or none fits max_tokens."""
-    if asked is None or asked.effort == "none":
+    if asked is None or (asked.effort == "none" and asked.max_tokens is None):
         return {}, None
     if family.thinks == "budget" or (family.thinks == "effort or budget" and asked.max_tokens is not None):
         wanted = asked.max_tokens or EFFORT_PERCENT[asked.effort] * max_tokens // 100
@@ -145,10 +150,10 @@ def _thinking(asked: Thinking | None, family: Family, max_tokens: int) -> tuple[
 
 
 def _effort(asked: Thinking, family: Family, max_tokens: int) -> str:
-    effort = asked.effort
+    effort: str = asked.effort
     if asked.max_tokens is not None:
-        percent = 100 * asked.max_tokens // max_tokens
-        effort = "low" if percent <= 20 else "medium" if percent <= 50 else "high" if percent <= 80 else "xhigh"
+        share = 100 * asked.max_tokens
+        effort = next((one for one in STEPS if share <= EFFORT_PERCENT[one] * max_tokens), "xhigh")
     if effort in family.efforts:
         return effort
     return "low" if effort == "minimal" else "high"

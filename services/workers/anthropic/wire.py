@@ -75,7 +75,7 @@ def read_error(
     body: dict[str, Any], status: int | None = None, reply_headers: Mapping[str, str] | None = None
 ) -> Failed:
     """An error object, with its HTTP status or, inside a stream, without one."""
-    error = body.get("error") or {}
+    error = body["error"] if isinstance(body.get("error"), dict) else {}
     words = error.get("message")
     status = status or STATUS_OF_ERROR.get(str(error.get("type")), 500)
     if status == 429:
@@ -92,8 +92,8 @@ def _throttled(error: dict[str, Any], words: str | None, reply_headers: Mapping[
 
 def usage(raw: dict[str, Any]) -> Usage:
     """The usage object in disjoint buckets: input_tokens leave cached tokens out, output_tokens have thinking in."""
-    written = raw.get("cache_creation_input_tokens") or 0
     an_hour = (raw.get("cache_creation") or {}).get("ephemeral_1h_input_tokens") or 0
+    written = max(raw.get("cache_creation_input_tokens") or 0, an_hour)  # the sum may be left out
     tokens = Tokens(
         input=raw.get("input_tokens") or 0,
         cache_read=raw.get("cache_read_input_tokens") or 0,

@@ -12,8 +12,7 @@ from typing import Any
 
 import orjson
 
-from services.workers.google.vertex import Credentials, model_name
-from services.workers.google.wire import loads
+from services.workers.google.vertex import Credentials, model_name, read
 from services.workers.provider import DISPROVED, Call, Failed, UpstreamReply, UpstreamRequest
 from shared.errors import UpstreamError
 from shared.openai import ChatRequest, SystemMessage, TextPart
@@ -71,7 +70,9 @@ def with_cache(
             yield from _renewed(call, credentials, known)
         else:
             return _reading(call, body, key, known)
-    except Failed:
+    except Failed as failed:
+        if failed.disproves == "token":
+            raise  # that says nothing about the prefix
         call.memory.put(key, DISPROVED, UNFIT_S)
         return Content(body)
     call.memory.put(key, known, TTL_S - MARGIN_S)
@@ -94,7 +95,10 @@ def _made(
     }
     url = f"{call.supplier.base_url}/cachedContents"
     reply = yield UpstreamRequest(url, credentials.headers, orjson.dumps(content))
-    return Cached(str(_read(reply)["name"]), call.request_id)
+    body = read(call, credentials, reply)
+    if "name" not in body:
+        raise Failed(UpstreamError("the prefix cannot be cached"))
+    return Cached(str(body["name"]), call.request_id)
 
 
 def _renewed(
@@ -102,14 +106,7 @@ def _renewed(
 ) -> Generator[UpstreamRequest, UpstreamReply, None]:
     url = f"{call.supplier.base_url}/cachedContents/{known.name.rpartition('/')[2]}?updateMask=ttl"
     reply = yield UpstreamRequest(url, credentials.headers, orjson.dumps({"ttl": f"{TTL_S}s"}), method="PATCH")
-    _read(reply)
-
-
-def _read(reply: UpstreamReply) -> Body:
-    body = loads(reply.body)
-    if reply.status != 200 or "name" not in body:
-        raise Failed(UpstreamError("the prefix cannot be cached"))
-    return body
+    read(call, credentials, reply)
 
 
 def _reading(call: Call[ChatRequest], body: Body, key: str, cached: Cached) -> Content:

@@ -6,6 +6,7 @@ takes one text a call, and counts it.
 """
 
 import math
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import orjson
@@ -15,59 +16,60 @@ from services.workers.google.vertex import (
     Credentials,
     VertexSupplier,
     authorised,
-    failure,
     model_name,
     model_url,
+    read,
 )
-from services.workers.google.wire import loads
 from services.workers.provider import Call, EmbeddingsPlan, Failed, UpstreamReply, UpstreamRequest, Usage, Vectors
 from shared.errors import NoSupplier
 from shared.money import Tokens
 from shared.openai import EMBEDDING_DIMENSIONS, EmbeddingsRequest
 
 FEWEST_DIMENSIONS = 128
+MOST_IN_BATCH = 100  # texts that batchEmbedContents takes; countTokens is asked about the same ones
 BYTES_PER_TOKEN = 4  # the usual rule of thumb, where the provider counts nothing
 
 
 def embed(call: Call[EmbeddingsRequest]) -> EmbeddingsPlan:
     """All inputs as vectors of length 1, and what they used. Raises Failed."""
+    if isinstance(call.supplier, VertexSupplier) and call.supplier.location == GLOBAL:
+        raise Failed(NoSupplier("embeddings need a regional location of Vertex AI, or a Gemini API key"))
     credentials = yield from authorised(call)
-    if isinstance(call.supplier, VertexSupplier):
-        return (yield from _predicted(call, call.supplier, credentials))
-    return (yield from _batched(call, credentials))
+    embedded = _predicted if isinstance(call.supplier, VertexSupplier) else _batched
+    return (yield from embedded(call, credentials))
 
 
 def _batched(call: Call[EmbeddingsRequest], credentials: Credentials) -> EmbeddingsPlan:
-    reply = yield _post(call, credentials, "batchEmbedContents", {"requests": _requests(call)})
-    body = _read(call, reply)
-    vectors = [_unit(embedding["values"][: _dimensions(call)]) for embedding in body["embeddings"]]
-    metadata = body.get("usageMetadata") or {}
-    if (count := metadata.get("promptTokenCount")) is not None:
-        return Vectors(vectors, Usage(Tokens(input=count), metadata), None)
-    contents = [{"parts": [{"text": text}]} for text in call.request.inputs]
-    reply = yield _post(call, credentials, "countTokens", {"contents": contents})
-    return Vectors(vectors, _counted(call.request, reply), None)
+    texts, vectors, counts = call.request.inputs, [], []
+    for start in range(0, len(texts), MOST_IN_BATCH):
+        batch = texts[start : start + MOST_IN_BATCH]
+        reply = yield _post(call, credentials, "batchEmbedContents", {"requests": _requests(call, batch)})
+        body = read(call, credentials, reply)
+        vectors += [_unit(embedding["values"][: _dimensions(call)]) for embedding in body["embeddings"]]
+        count = (body.get("usageMetadata") or {}).get("promptTokenCount")
+        counts.append((yield from _counted(call, credentials, batch)) if count is None else Usage(Tokens(input=count)))
+    return Vectors(vectors, _sum(counts), None)
 
 
-def _predicted(call: Call[EmbeddingsRequest], supplier: VertexSupplier, credentials: Credentials) -> EmbeddingsPlan:
-    if supplier.location == GLOBAL:
-        raise Failed(NoSupplier("embeddings need a regional location of Vertex AI, or a Gemini API key"))
-    vectors, count = [], 0
+def _predicted(call: Call[EmbeddingsRequest], credentials: Credentials) -> EmbeddingsPlan:
+    vectors, counts = [], []
     task = {"task_type": call.request.task_type} if call.request.task_type else {}
     parameters = {"outputDimensionality": max(_dimensions(call), FEWEST_DIMENSIONS)}
     for text in call.request.inputs:
-        content = {"instances": [{"content": text, **task}], "parameters": parameters}
-        embedding = _read(call, (yield _post(call, credentials, "predict", content)))["predictions"][0]["embeddings"]
+        reply = yield _post(
+            call, credentials, "predict", {"instances": [{"content": text, **task}], "parameters": parameters}
+        )
+        embedding = read(call, credentials, reply)["predictions"][0]["embeddings"]
         vectors.append(_unit(embedding["values"][: _dimensions(call)]))
-        count += int(embedding["statistics"]["token_count"])
-    return Vectors(vectors, Usage(Tokens(input=count), {"token_count": count}), None)
+        counts.append(Usage(Tokens(input=int(embedding["statistics"]["token_count"]))))
+    return Vectors(vectors, _sum(counts), None)
 
 
 def _dimensions(call: Call[EmbeddingsRequest]) -> int:
     return call.request.dimensions or EMBEDDING_DIMENSIONS
 
 
-def _requests(call: Call[EmbeddingsRequest]) -> list[dict[str, Any]]:
+def _requests(call: Call[EmbeddingsRequest], texts: Sequence[str]) -> list[dict[str, Any]]:
     task = {"taskType": call.request.task_type} if call.request.task_type else {}
     return [
         {
@@ -76,7 +78,7 @@ def _requests(call: Call[EmbeddingsRequest]) -> list[dict[str, Any]]:
             **task,
             "outputDimensionality": max(_dimensions(call), FEWEST_DIMENSIONS),
         }
-        for text in call.request.inputs
+        for text in texts
     ]
 
 
@@ -87,19 +89,23 @@ def _post(
     return UpstreamRequest(url, credentials.headers, orjson.dumps(body))
 
 
-def _read(call: Call[EmbeddingsRequest], reply: UpstreamReply) -> dict[str, Any]:
-    if reply.status != 200:
-        raise failure(call.supplier, reply)
-    return loads(reply.body)
-
-
-def _counted(request: EmbeddingsRequest, reply: UpstreamReply) -> Usage:
+def _counted(
+    call: Call[EmbeddingsRequest], credentials: Credentials, texts: Sequence[str]
+) -> Generator[UpstreamRequest, UpstreamReply, Usage]:
     """The provider's count; an estimate, marked as one, where even that fails: the vectors are here and are owed."""
-    count = loads(reply.body).get("totalTokens") if reply.status == 200 else None
-    if count is None:
-        size = sum(len(text.encode()) for text in request.inputs)
-        return Usage(Tokens(input=math.ceil(size / BYTES_PER_TOKEN)), None, estimated=True)
-    return Usage(Tokens(input=count), {"totalTokens": count})
+    contents = [{"parts": [{"text": text}]} for text in texts]
+    try:
+        reply = yield _post(call, credentials, "countTokens", {"contents": contents})
+        return Usage(Tokens(input=read(call, credentials, reply)["totalTokens"]))
+    except (Failed, KeyError):
+        size = sum(len(text.encode()) for text in texts)
+        return Usage(Tokens(input=math.ceil(size / BYTES_PER_TOKEN)), estimated=True)
+
+
+def _sum(counts: Sequence[Usage]) -> Usage:
+    """The counts of all calls; estimated if any is."""
+    total, estimated = sum(count.tokens.input for count in counts), any(count.estimated for count in counts)
+    return Usage(Tokens(input=total), None if estimated else {"totalTokens": total}, estimated)
 
 
 def _unit(values: list[float]) -> list[float]:

@@ -85,6 +85,8 @@ def _contents(messages: list[Message], family: Family) -> list[Body]:
     contents: list[Body] = []
     turn = CallsOfTurn.none()
     for message in messages:
+        if isinstance(message, SystemMessage):
+            continue
         if isinstance(message, ToolMessage):
             turn.add_result(message)
             continue
@@ -93,7 +95,7 @@ def _contents(messages: list[Message], family: Family) -> list[Body]:
         if isinstance(message, AssistantMessage):
             turn = CallsOfTurn.of(message, with_ids=not family.legacy)
             contents += _content("model", _parts(message) + call_parts(message, with_ids=not family.legacy))
-        elif not isinstance(message, SystemMessage):
+        else:
             contents += _content("user", _parts(message))
     return contents + turn.results()
 
@@ -103,9 +105,10 @@ def _content(role: str, parts: list[Body]) -> list[Body]:
 
 
 def _parts(message: Message) -> list[Body]:
-    if isinstance(message.content, str):
-        return [{"text": message.content}] if message.content else []
-    return [part for item in message.content or [] if (part := _part(item)) != {"text": ""}]
+    content = message.content or (message.refusal if isinstance(message, AssistantMessage) else None) or []
+    if isinstance(content, str):
+        return [{"text": content}]
+    return [part for item in content if (part := _part(item)) != {"text": ""}]
 
 
 def _part(part: TextPart | ImagePart | RefusalPart) -> Body:
@@ -116,8 +119,8 @@ def _part(part: TextPart | ImagePart | RefusalPart) -> Body:
 
 def _image(url: str) -> Body:
     if url.startswith("https://"):  # fetched by the provider, never by us
-        guessed, _ = mimetypes.guess_type(url.partition("?")[0])
-        return {"fileData": {"mimeType": guessed or "image/jpeg", "fileUri": url}}
+        guessed = mimetypes.guess_type(url.partition("?")[0])[0] or ""
+        return {"fileData": {"mimeType": guessed if guessed.startswith("image/") else "image/jpeg", "fileUri": url}}
     if not (match := DATA_URL.fullmatch(url)):
         raise InvalidRequest("images must be https URLs, or base64 data URLs", param="messages")
     media_type, data = match.groups()
@@ -162,7 +165,7 @@ def _thinking(asked: Thinking | None, family: Family, limit: int | None) -> Body
     """The thinkingConfig; None leaves the model to its default, which is to think and to bill it."""
     if asked is None:
         return None
-    shown = asked.shown and asked.effort != "none"
+    shown = asked.shown and (asked.effort != "none" or asked.max_tokens is not None)
     if family.levels is not None:
         return {"thinkingLevel": _level(asked, family), **({"includeThoughts": True} if shown else {})}
     if family.budgets is None or (asked.effort == "none" and asked.max_tokens is None):

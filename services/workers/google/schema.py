@@ -31,7 +31,15 @@ KEYWORDS = frozenset(
     ]
 )
 MAPS = frozenset({"properties", "$defs"})  # name → schema: the names are not keywords
-TYPE_NAMES = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
+TYPE_NAMES = {
+    str: "string",
+    bool: "boolean",
+    int: "integer",
+    float: "number",
+    type(None): "null",
+    dict: "object",
+    list: "array",
+}
 
 
 def supported(schema: Any) -> Any:
@@ -44,7 +52,7 @@ def supported(schema: Any) -> Any:
     kept = {key: _value(key, value) for key, value in schema.items() if key in KEYWORDS}
     if "const" in schema:
         constant = schema["const"]
-        kept = {"type": TYPE_NAMES.get(type(constant), "string"), "enum": [constant]} | kept
+        kept = {"type": TYPE_NAMES[type(constant)], "enum": [constant]} | kept
     return kept
 
 

@@ -18,6 +18,7 @@ from pydantic import Field, SecretStr
 from services.workers.google import wire
 from services.workers.provider import (
     DISPROVED,
+    RETRIES,
     Call,
     Failed,
     ProviderSettings,
@@ -157,8 +158,19 @@ def _token(reply: UpstreamReply) -> tuple[str, int]:
     """The access token and its lifetime in seconds."""
     body: dict[str, Any] = wire.loads(reply.body) if reply.status == 200 else {}
     if "access_token" not in body:
-        raise Failed(VertexAuthFailed(), f"the token endpoint answered {reply.status}")
+        retries = RETRIES if reply.status >= 500 else 0
+        raise Failed(VertexAuthFailed(), f"the token endpoint answered {reply.status}", retries=retries)
     return body["access_token"], int(body.get("expires_in", ASSERTION_S))
+
+
+def read(call: Call[R], credentials: Credentials, reply: UpstreamReply) -> dict[str, Any]:
+    """The body of a reply on the way to an answer. Raises Failed; a token that is refused is forgotten."""
+    if reply.status == 200:
+        return wire.loads(reply.body)
+    failed = failure(call.supplier, reply)
+    if key := credentials.assumes.get(failed.disproves or ""):
+        call.memory.put(key, DISPROVED, 0)
+    raise failed
 
 
 def failure(supplier: Supplier, reply: UpstreamReply) -> Failed:

@@ -4,6 +4,7 @@ v1beta, because preview models live there alone. There is no Retry-After header:
 """
 
 import math
+import re
 from typing import Any
 
 import orjson
@@ -11,6 +12,8 @@ import orjson
 from services.workers.provider import Failed, Supplier, UpstreamReply, Usage, failed
 from shared.errors import NoSupplier, UpstreamAuthFailed, UpstreamError
 from shared.money import Tokens
+
+CACHE = re.compile(r"cached? ?content", re.IGNORECASE)  # the Gemini API and Vertex AI word it differently
 
 
 def headers(supplier: Supplier) -> dict[str, str]:
@@ -37,11 +40,12 @@ def failure(reply: UpstreamReply) -> Failed:
         body = loads(reply.body)
     except Failed:
         body = {}
-    return read_error(body.get("error") or {}, reply.status)
+    return read_error(body.get("error"), reply.status)
 
 
-def read_error(error: dict[str, Any], status: int | None = None) -> Failed:
+def read_error(error: Any, status: int | None = None) -> Failed:
     """An error object, with its HTTP status or, inside a stream, with its own code."""
+    error = error if isinstance(error, dict) else {}
     status = status or int(error.get("code") or 500)
     words = error.get("message")
     details = [detail for detail in error.get("details") or [] if isinstance(detail, dict)]
@@ -49,7 +53,7 @@ def read_error(error: dict[str, Any], status: int | None = None) -> Failed:
         return Failed(UpstreamAuthFailed(), words)
     if status == 429:
         return _throttled(details, words)
-    if status in {403, 404} and "CachedContent" in (words or ""):
+    if status in {400, 403, 404} and CACHE.search(words or ""):
         return Failed(NoSupplier(), words, disproves="cache")
     if status == 400 and "Penalty is not enabled" in (words or ""):
         return Failed(UpstreamError.refused(400, words or ""), disproves="penalties")

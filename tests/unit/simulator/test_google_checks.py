@@ -84,7 +84,7 @@ async def test_what_does_not_exist_is_not_found(simulator: Peer, method: str) ->
 
 
 async def test_a_route_that_is_not_simulated_is_refused_in_googles_form(simulator: Peer) -> None:
-    answer = await simulator.post("/v1beta/cachedContents", {}, {"x-goog-api-key": "key"})
+    answer = await simulator.post("/v1beta/files", {}, {"x-goog-api-key": "key"})
     assert (answer.status, answer.json["error"]["status"]) == (404, "NOT_FOUND")
 
 

@@ -6,7 +6,8 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.simulator import anthropic, google
+from services.simulator import anthropic
+from services.simulator.google import Google
 from services.simulator.script import Call
 
 SCHEMA = {
@@ -79,7 +80,7 @@ def test_claude_answers_or_refuses_any_body(path: tuple[Any, ...], value: Any) -
 @given(st.sampled_from(places(GEMINI)), JSON, st.sampled_from(["generateContent", "streamGenerateContent"]))
 def test_gemini_answers_or_refuses_any_body(path: tuple[Any, ...], value: Any, method: str) -> None:
     where = {"model": "gemini-3-flash-preview", "method": method}
-    script = google.respond(call(replaced(GEMINI, path, value), where))
+    script = Google().respond(call(replaced(GEMINI, path, value), where))
     assert script.status in (200, 400, 403)
     assert all(orjson.loads(frame.data.removeprefix(b"data: ")) for frame in script.body.frames)
 
@@ -87,4 +88,4 @@ def test_gemini_answers_or_refuses_any_body(path: tuple[Any, ...], value: Any, m
 @given(st.sampled_from(places(EMBED)), JSON)
 def test_embeddings_are_made_or_refused_for_any_body(path: tuple[Any, ...], value: Any) -> None:
     where = {"model": "gemini-embedding-001", "method": "batchEmbedContents"}
-    assert google.respond(call(replaced(EMBED, path, value), where)).status in (200, 400)
+    assert Google().respond(call(replaced(EMBED, path, value), where)).status in (200, 400)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,10 +31,15 @@ MODELS = {"anthropic": "anthropic/claude-sonnet-4-6", "google": "google/gemini-3
 KEY_HEADERS = {"anthropic": "x-api-key", "google": "x-goog-api-key"}
 
 
-async def until(condition: Any, what: str) -> None:
-    """Return as soon as `condition()` is true."""
+async def until(condition: Callable[[], Any], what: str) -> Any:
+    """What `condition()` returns, awaited where it can be, as soon as that is true."""
     deadline = asyncio.get_running_loop().time() + DEADLINE_S
-    while not condition():
+    while True:
+        result = condition()
+        if inspect.isawaitable(result):
+            result = await result
+        if result:
+            return result
         assert asyncio.get_running_loop().time() < deadline, f"not within {DEADLINE_S} s: {what}"
         await asyncio.sleep(0.005)
 
@@ -162,10 +168,7 @@ class Simulator:
 
     async def ended(self) -> dict[str, Any]:
         """The one call that it served, as soon as that has ended."""
-        async with asyncio.timeout(DEADLINE_S):
-            while not (served := await self.served()):
-                await asyncio.sleep(0.005)
-        (one,) = served
+        (one,) = await until(self.served, "the provider's call has ended")
         return one
 
 

@@ -1,0 +1,136 @@
+"""Which worker takes a request, when some are busy, refuse, come or go."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
+
+from services.edge import workers as workers_module
+from services.edge.workers import Workers, build_session
+from shared.errors import NoSupplier
+from tests.servers.process import free_ports
+from tests.unit.edge.running import HELLO, edge_before, serving
+
+NAME = "workers.test"
+HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+
+
+class Names:
+    """Plays the cluster's name service: one name, the addresses of whoever runs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.addresses: list[str] = list(HOSTS)
+        self.asked = 0
+        loop = asyncio.get_running_loop()
+        original = loop.getaddrinfo
+
+        async def getaddrinfo(host: Any, port: Any, **options: Any) -> Any:
+            if host != NAME:
+                return await original(host, port, **options)
+            self.asked += 1
+            if not self.addresses:
+                raise socket.gaierror("no such name")
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in self.addresses]
+
+        monkeypatch.setattr(loop, "getaddrinfo", getaddrinfo)
+
+
+@pytest.fixture
+async def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    return Names(monkeypatch)
+
+
+@contextlib.asynccontextmanager
+async def running(*hosts: str) -> AsyncIterator[Workers]:
+    """Workers on these addresses, each of which answers with its own."""
+
+    async def own_address(request: web.Request) -> web.Response:
+        return web.Response(text=request.host.partition(":")[0])
+
+    (port,) = free_ports(1)
+    async with contextlib.AsyncExitStack() as stack:
+        for host in hosts:
+            await stack.enter_async_context(serving(own_address, host, port))
+        session = await stack.enter_async_context(build_session())
+        yield Workers(session, {"p": f"http://{NAME}:{port}"})
+
+
+async def answered_by(workers: Workers) -> str:
+    async with workers.post("p", "/", b"", {}) as answer:
+        return await answer.text()
+
+
+async def test_each_request_goes_to_the_worker_with_the_fewest_in_flight(names: Names) -> None:
+    async with running(*HOSTS) as workers, contextlib.AsyncExitStack() as open_calls:
+        taken = []
+        for _ in range(6):
+            answer = await open_calls.enter_async_context(workers.post("p", "/", b"", {}))
+            taken.append(await answer.text())
+        assert sorted(taken[:3]) == sorted(taken[3:]) == list(HOSTS)
+
+
+async def test_a_request_that_has_ended_frees_its_place(names: Names) -> None:
+    async with running(*HOSTS[:2]) as workers:
+        names.addresses = list(HOSTS[:2])
+        async with workers.post("p", "/", b"", {}) as busy:
+            elsewhere = {await answered_by(workers) for _ in range(4)}
+            assert elsewhere == set(HOSTS[:2]) - {await busy.text()}
+        assert await answered_by(workers) == HOSTS[0]
+
+
+async def test_a_refused_connection_moves_on_and_is_left_alone_for_a_while(
+    names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(HOSTS[1]) as workers:
+        names.addresses = [HOSTS[0], HOSTS[1]]
+        with capture_logs() as logs:
+            assert {await answered_by(workers) for _ in range(4)} == {HOSTS[1]}
+        assert [one["address"] for one in logs if one["event"] == "worker_refused"] == [HOSTS[0]]
+        monkeypatch.setattr(workers_module, "EJECT_S", -1.0)
+        with capture_logs() as logs:
+            workers._pools["p"].ejected_until.clear()
+            assert {await answered_by(workers) for _ in range(2)} == {HOSTS[1]}
+        assert len(logs) == 2, "once the while is over it is tried again"
+
+
+async def test_where_no_worker_takes_the_connection_nothing_is_on_record(names: Names) -> None:
+    async with edge_before({"anthropic": f"http://{NAME}:{free_ports(1)[0]}"}) as edge:
+        answer = await edge.ask(HELLO)
+        await edge.answers()
+        assert (answer.status, answer.code) == (503, "no_supplier")
+        assert not edge.books.records
+
+
+async def test_workers_come_and_go_with_their_name(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(*HOSTS) as workers:
+        names.addresses = [HOSTS[0]]
+        assert await answered_by(workers) == HOSTS[0]
+        names.addresses = [HOSTS[2]]
+        assert await answered_by(workers) == HOSTS[0], "names are not asked for at every request"
+        assert names.asked == 1
+        monkeypatch.setattr(workers_module, "RESOLVE_EVERY_S", 0.0)
+        assert await answered_by(workers) == HOSTS[2]
+
+
+async def test_while_the_name_service_is_away_the_known_workers_go_on(
+    names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "RESOLVE_EVERY_S", 0.0)
+    async with running(HOSTS[0]) as workers:
+        names.addresses = [HOSTS[0]]
+        assert await answered_by(workers) == HOSTS[0]
+        names.addresses = []
+        assert await answered_by(workers) == HOSTS[0]
+        await workers.ready("p")
+
+
+async def test_a_name_that_never_resolved_is_not_ready(names: Names) -> None:
+    names.addresses = []
+    async with build_session() as session:
+        with pytest.raises(NoSupplier, match="no p worker is known"):
+            await Workers(session, {"p": f"http://{NAME}:80"}).ready("p")

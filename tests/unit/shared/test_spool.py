@@ -1,0 +1,289 @@
+"""Usage waits on the disk while the broker is away: nothing acknowledged is lost, nothing grows without bound."""
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared import spool as spool_module
+from shared.bus import BusError, Handler
+from shared.errors import BillingUnavailable
+from shared.events import MAX_BATCH_EVENTS, Encoded
+from shared.spool import Outbox, Spool, SpoolFull
+from tests.unit.shared.events import numbered
+
+ROOT = Path(__file__).parents[3]
+ROOM = 10**6
+DEADLINE_S = 10.0
+
+
+@contextlib.asynccontextmanager
+async def opened(folder: Path, max_bytes: int = ROOM) -> AsyncIterator[Spool]:
+    spool = Spool(folder, max_bytes)
+    await spool.open()
+    try:
+        yield spool
+    finally:
+        await spool.close()
+
+
+def number_of(event: Encoded) -> int:
+    return orjson.loads(event.body)["number"]
+
+
+async def waiting(spool: Spool) -> list[int]:
+    """The numbers of all events in the spool, oldest first, taken out on the way."""
+    found: list[int] = []
+    while oldest := await spool.oldest():
+        found += [number_of(event) for _, event in oldest]
+        await spool.remove([place for place, _ in oldest])
+    return found
+
+
+events = st.lists(st.builds(Encoded, workspace_id=st.text().filter(lambda name: "\0" not in name), body=st.binary()))
+
+
+@given(events, st.data())
+def test_events_come_out_as_they_went_in_oldest_first_over_any_restart(
+    tmp_path_factory: pytest.TempPathFactory, given_: list[Encoded], data: st.DataObject
+) -> None:
+    async def run(folder: Path) -> None:
+        cut = data.draw(st.integers(0, len(given_)))
+        for part in (given_[:cut], given_[cut:]):
+            async with opened(folder) as spool:
+                for event in part:
+                    await spool.append(event)
+        async with opened(folder) as spool:
+            oldest = await spool.oldest()
+            assert [event for _, event in oldest] == given_
+            assert spool.size_bytes == sum(len(event.body) for event in given_)
+            await spool.remove([place for place, _ in oldest[:cut]])
+            assert [event for _, event in await spool.oldest()] == given_[cut:]
+            assert spool.size_bytes == sum(len(event.body) for event in given_[cut:])
+
+    asyncio.run(run(tmp_path_factory.mktemp("spool")))
+
+
+@pytest.mark.parametrize("acknowledged", [1, 40, 400])
+async def test_what_was_acknowledged_survives_sigkill(tmp_path: Path, acknowledged: int) -> None:
+    command = [sys.executable, "-m", "tests.unit.shared.appender", str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=env) as process:
+        assert process.stdout is not None
+        told = [process.stdout.readline() for _ in range(acknowledged)]
+        process.kill()
+        told += process.stdout.read().splitlines(keepends=True)
+    numbers = {int(line) for line in told if line.endswith(b"\n")}
+    assert len(numbers) >= acknowledged
+    async with opened(tmp_path) as spool:
+        found = await waiting(spool)
+    assert numbers <= set(found)
+    assert len(found) == len(set(found))
+
+
+def test_an_append_is_on_the_disk_before_it_is_acknowledged(tmp_path: Path) -> None:
+    """The power may fail, too: then only a synchronised commit is left."""
+
+    async def run() -> tuple[int, str]:
+        async with opened(tmp_path) as spool:
+            ask = spool._database.execute
+            level = await spool._run(lambda: ask("PRAGMA synchronous").fetchone()[0])
+            mode = await spool._run(lambda: ask("PRAGMA journal_mode").fetchone()[0])
+            return level, mode
+
+    assert asyncio.run(run()) == (2, "wal")  # 2 is FULL
+
+
+async def test_a_full_spool_takes_nothing_more_until_it_is_drained(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_bytes=100) as spool:
+        await spool.append(numbered(1, size=60))
+        assert not spool.full
+        await spool.append(numbered(2, size=60))
+        assert spool.full
+        with pytest.raises(SpoolFull, match="100 bytes"):
+            await spool.append(numbered(3))
+        ((place, _), _) = await spool.oldest()
+        await spool.remove([place])
+        assert not spool.full
+        await spool.append(numbered(4))
+        assert await waiting(spool) == [2, 4]
+
+
+async def test_a_spool_that_was_full_is_full_after_a_restart(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_bytes=10) as spool:
+        await spool.append(numbered(1))
+    async with opened(tmp_path, max_bytes=10) as spool:
+        with pytest.raises(SpoolFull):
+            await spool.append(numbered(2))
+
+
+async def test_appends_that_come_together_do_not_pass_the_bound_by_more_than_a_batch(tmp_path: Path) -> None:
+    async with opened(tmp_path, max_bytes=10_000) as spool:
+        appends = (spool.append(numbered(number, size=1000)) for number in range(1000))
+        told = await asyncio.gather(*appends, return_exceptions=True)
+        refused = sum(isinstance(one, SpoolFull) for one in told)
+        assert spool.size_bytes <= 10_000 + MAX_BATCH_EVENTS * 1100
+        assert len(await waiting(spool)) == 1000 - refused
+
+
+class Broker:
+    """A bus that can be away, silent or refusing; it keeps what it confirmed."""
+
+    def __init__(self) -> None:
+        self.connected = True
+        self.confirms = True
+        self.refuses: Callable[[int], bool] = lambda number: False
+        self.published: list[int] = []
+
+    async def publish(self, event: Encoded) -> None:
+        if not self.connected or self.refuses(number_of(event)):
+            raise BusError("away")
+        if not self.confirms:
+            await asyncio.Event().wait()
+        self.published.append(number_of(event))
+
+    async def consume(self, shard: int, handler: Handler) -> None:
+        raise AssertionError("nobody consumes here")
+
+    async def close(self) -> None:
+        self.connected = False
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool_module, "BROKER_WAIT_S", 0.05)
+    monkeypatch.setattr(spool_module, "DRAIN_PAUSE_S", 0.005)
+
+
+@contextlib.asynccontextmanager
+async def outbox(broker: Broker, folder: Path, max_bytes: int = ROOM) -> AsyncIterator[tuple[Outbox, Spool]]:
+    spool = Spool(folder, max_bytes)
+    await spool.open()
+    box = Outbox(broker, spool)
+    try:
+        yield box, spool
+    finally:
+        await box.close()
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110 - what is waited for is on a disk
+            await asyncio.sleep(0.002)
+
+
+async def test_what_the_broker_confirms_never_touches_the_disk(tmp_path: Path) -> None:
+    broker = Broker()
+    async with outbox(broker, tmp_path) as (box, spool):
+        await box.put(numbered(1))
+        assert (broker.published, spool.size_bytes) == ([1], 0)
+
+
+async def test_while_the_broker_is_away_usage_waits_and_is_published_oldest_first_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    broker = Broker()
+    broker.connected = False
+    async with outbox(broker, tmp_path) as (box, spool):
+        for number in range(3 * MAX_BATCH_EVENTS // 2):
+            await box.put(numbered(number))
+        assert not broker.published
+        broker.connected = True
+        await until(lambda: spool.size_bytes == 0)
+        assert broker.published == list(range(3 * MAX_BATCH_EVENTS // 2))
+
+
+async def test_a_broker_that_does_not_confirm_holds_an_answer_back_for_a_moment_only(tmp_path: Path) -> None:
+    broker = Broker()
+    broker.confirms = False
+    async with outbox(broker, tmp_path) as (box, spool):
+        await box.put(numbered(1))
+        assert [number_of(event) for _, event in await spool.oldest()] == [1]
+
+
+async def test_what_was_not_confirmed_is_published_again_and_nothing_is_lost(tmp_path: Path) -> None:
+    broker = Broker()
+    broker.connected = False
+    async with outbox(broker, tmp_path) as (box, spool):
+        for number in range(4):
+            await box.put(numbered(number))
+        broker.refuses = lambda number: number == 2
+        broker.connected = True
+        await until(lambda: broker.published.count(3) >= 2)
+        assert spool.size_bytes > 0
+        broker.refuses = lambda number: False
+        await until(lambda: spool.size_bytes == 0)
+        assert set(broker.published) == {0, 1, 2, 3}
+
+
+async def test_what_an_earlier_process_left_is_published_by_the_next(tmp_path: Path) -> None:
+    broker = Broker()
+    broker.connected = False
+    async with outbox(broker, tmp_path) as (box, _):
+        await box.put(numbered(7))
+    broker.connected = True
+    async with outbox(broker, tmp_path) as (_, spool):
+        await until(lambda: spool.size_bytes == 0)
+    assert broker.published == [7]
+
+
+async def test_with_the_broker_away_and_the_spool_full_nothing_is_served(tmp_path: Path) -> None:
+    broker = Broker()
+    async with outbox(broker, tmp_path, max_bytes=0) as (box, _):
+        box.check()
+        broker.connected = False
+        with pytest.raises(BillingUnavailable) as refused:
+            box.check()
+        assert int(refused.value.headers["Retry-After"]) > 0
+        with pytest.raises(BillingUnavailable):
+            await box.put(numbered(1))
+
+
+async def test_without_a_spool_the_bus_alone_decides() -> None:
+    broker = Broker()
+    box = Outbox(broker, None)
+    await box.put(numbered(1))
+    broker.connected = False
+    for refused in (box.check, lambda: asyncio.run(box.put(numbered(2)))):
+        with pytest.raises(BillingUnavailable):
+            await asyncio.to_thread(refused)
+    await box.close()
+
+
+async def test_a_disk_that_fails_is_no_answer_for_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(rows: Any) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    broker = Broker()
+    broker.connected = False
+    async with outbox(broker, tmp_path) as (box, spool):
+        monkeypatch.setattr(spool, "_write", fail)
+        with pytest.raises(BillingUnavailable):
+            await box.put(numbered(1))
+
+
+async def test_a_disk_that_fails_once_does_not_end_the_draining(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker, failed = Broker(), asyncio.Event()
+
+    async def fail() -> list[tuple[int, Encoded]]:
+        failed.set()
+        monkeypatch.undo()
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async with outbox(broker, tmp_path) as (box, spool):
+        await spool.append(numbered(1))
+        monkeypatch.setattr(spool, "oldest", fail)
+        await asyncio.wait_for(failed.wait(), DEADLINE_S)
+        await until(lambda: broker.published == [1])
