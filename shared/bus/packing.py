@@ -1,7 +1,8 @@
 """Packing: while one batch is on its way, events gather; then they leave together. No linger is ever added.
 
 The same mechanism serves the broker (several batches in flight), the embedded ledger and the spool (one): under
-light load a batch holds one event and leaves at once, under heavy load the batches grow by themselves.
+light load a batch holds one event and leaves at once, under heavy load the batches grow by themselves. A further batch
+leaves before the first one is done only when it is worth a message of its own (Nagle's rule, RFC 896).
 """
 
 import asyncio
@@ -9,6 +10,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 from shared.events import MAX_BATCH_BYTES, MAX_BATCH_EVENTS
+
+WORTHWHILE = 20  # events: a message of 20 costs the broker little more than a message of one
 
 Send = Callable[[Sequence[bytes]], Awaitable[None]]
 
@@ -19,7 +22,7 @@ class Packer:
     def __init__(self, send: Send, *, in_flight: int) -> None:
         self._send = send
         self._waiting: deque[tuple[bytes, asyncio.Future[None]]] = deque()
-        self._free = in_flight
+        self._most = self._free = in_flight
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def put(self, item: bytes) -> None:
@@ -35,7 +38,7 @@ class Packer:
             await asyncio.wait(self._tasks)
 
     def _start(self) -> None:
-        while self._free and self._waiting:
+        while self._waiting and (self._free == self._most or (self._free and len(self._waiting) >= WORTHWHILE)):
             self._free -= 1
             task = asyncio.create_task(self._send_one(self._take()))
             self._tasks.add(task)

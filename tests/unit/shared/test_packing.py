@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.bus.packing import Packer
+from shared.bus.packing import WORTHWHILE, Packer
 from shared.events import MAX_BATCH_BYTES, MAX_BATCH_EVENTS
 
 
@@ -83,10 +83,26 @@ async def test_one_item_leaves_at_once_and_those_behind_it_together() -> None:
     puts = [asyncio.create_task(packer.put(b"%d" % number)) for number in range(300)]
     for _ in range(3):
         await asyncio.sleep(0)
-    assert carrier.batches == [[b"0"], [b"1"]], "no more batches are in flight than may be"
+    assert [len(batch) for batch in carrier.batches] == [1, WORTHWHILE], "no more are in flight than may be"
     carrier.open.set()
     await asyncio.gather(*puts)
-    assert [len(batch) for batch in carrier.batches] == [1, 1, MAX_BATCH_EVENTS, 98]
+    assert [len(batch) for batch in carrier.batches] == [1, WORTHWHILE, MAX_BATCH_EVENTS, 79]
+
+
+async def test_a_second_batch_leaves_before_the_first_is_done_only_when_it_is_worth_a_message() -> None:
+    carrier = Carrier()
+    carrier.open.clear()
+    packer = Packer(carrier.send, in_flight=2)
+    puts = [asyncio.create_task(packer.put(b"%d" % number)) for number in range(WORTHWHILE)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert len(carrier.batches) == 1
+    puts.append(asyncio.create_task(packer.put(b"one more")))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert len(carrier.batches) == 2
+    carrier.open.set()
+    await asyncio.gather(*puts)
 
 
 @given(st.sets(st.integers(0, 19)))
