@@ -121,8 +121,10 @@ def load(path: Path | None = None) -> Catalog:
     path = path or PACKAGED
     try:
         entries = tomllib.loads(path.read_text("utf-8")).get("model", [])
+        if not isinstance(entries, list):
+            raise CatalogError(f"{path}: begin each model with [[model]], in double brackets")
         models = TypeAdapter(list[Model]).validate_python(entries)
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise CatalogError(f"{path}: {error}") from None
     except ValidationError as error:
         problems = "; ".join(

@@ -189,7 +189,8 @@ def decode(message: bytes) -> list[UsageRecorded | Refused]:
 def _decode_one(part: Any, message: bytes) -> UsageRecorded | Refused:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind != USAGE_RECORDED:
-        return Refused(_text(part, message), f"unknown event type {kind!r}")
+        named = repr(kind) if isinstance(kind, str | None) else "that is no text"  # a deep list has no repr
+        return Refused(_text(part, message), f"unknown event type {named}")
     try:
         return UsageRecorded.model_validate(part.get("data"))
     except ValidationError as error:

@@ -34,7 +34,6 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 CHECK_TIMEOUT_S = 2.0  # below the usual probe timeout, so that the answer can still name what is slow
 GRACE_S = 60.0  # running streams may finish for this long after SIGTERM
-MAX_HEADER_BYTES = 16 * 1024
 
 
 class ClientLeft(Exception):
@@ -119,6 +118,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return web.Response(status=499)
     except ApiError as error:
         return error_response(error)
+    except web.RequestPayloadError:
+        return error_response(InvalidRequest("the request body is not encoded as its headers say"))
     except web.HTTPException as error:
         return error_response(_api_error(error, request))
     except Exception:
@@ -143,12 +144,13 @@ def _api_error(error: web.HTTPException, request: web.Request) -> ApiError:
 
 
 @contextlib.asynccontextmanager
-async def listening(app: web.Application, host: str, port: int) -> AsyncIterator[int]:
+async def listening(app: web.Application, host: str, port: int, *, grace_s: float = GRACE_S) -> AsyncIterator[int]:
     """Serve `app` for the length of the block; yields the port (useful where 0 was asked for).
 
-    At the end new connections are refused and running answers may finish, for GRACE_S at most.
+    At the end new connections are refused and running answers may finish, for `grace_s` at most.
     """
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=GRACE_S)
+    half = grace_s / 2  # aiohttp waits this long for handlers to end, and as long again once it has cancelled them
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=half)
     try:
         await runner.setup()
         site = web.TCPSite(runner, host, port, backlog=1024)

@@ -8,7 +8,8 @@ of its own answers is accepted back. Members that no provider takes are parsed w
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+import orjson
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from shared.bodies import Strict
 
@@ -28,6 +29,19 @@ EFFORT_PERCENT: dict[Effort, int] = {
     "max": 95,
 }
 """The share of max_tokens that an effort stands for, where a model wants a number (OpenRouter's ratios)."""
+
+
+def _writable(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse here what could not be written as JSON again: numbers past 64 bits, endless nesting."""
+    try:
+        orjson.dumps(value)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    return value
+
+
+Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Schema = Annotated[dict[str, Any], AfterValidator(_writable)]
 
 
 class Permissive(BaseModel):
@@ -134,7 +148,7 @@ class FunctionDefinition(Permissive):
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
     description: str | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Schema | None = None
     strict: bool | None = None
 
 
@@ -163,7 +177,7 @@ class JsonSchema(Permissive):
     """A schema the answer has to follow."""
 
     name: str
-    json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+    json_schema: Schema | None = Field(default=None, alias="schema")
     strict: bool | None = None
     description: str | None = None
 
@@ -208,10 +222,10 @@ class ChatRequest(Strict):
     stream_options: dict[str, Any] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=1)] | None = None
+    top_k: Annotated[Int64, Field(ge=1)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    seed: int | None = None
+    seed: Int64 | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     stop: str | Annotated[list[str], Field(max_length=MAX_STOP_SEQUENCES)] | None = None

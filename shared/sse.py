@@ -10,7 +10,7 @@ from dataclasses import dataclass
 MAX_EVENT_BYTES = 32 * 1024 * 1024  # as large as the largest request: inline images come back in one event
 
 
-class EventTooLarge(ValueError):
+class EventTooLarge(Exception):
     """One event grew past MAX_EVENT_BYTES."""
 
 

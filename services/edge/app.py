@@ -7,9 +7,9 @@ from aiohttp import web
 
 from services.edge import openapi
 from services.edge.accounts import Accounts
-from services.edge.billing import Billing
+from services.edge.billing import Billing, build_session
 from services.edge.handlers import Edge
-from services.edge.workers import Workers, build_session
+from services.edge.workers import Workers
 from shared import http
 from shared.bus import Bus
 from shared.catalog import Catalog
@@ -58,9 +58,10 @@ def build_app(
         outbox = Outbox(bus(), spool)
         async with build_session() as session:
             to_billing = Billing(session, billing_url, internal_token)
-            to_workers = Workers(session, worker_urls)
+            to_workers = Workers(worker_urls)
             app[EDGE] = Edge(catalog, Accounts(to_billing), to_billing, to_workers, outbox, internal_token)
             yield
+            to_workers.close()
         await outbox.close()
 
     app.cleanup_ctx.append(resources)

@@ -11,6 +11,11 @@ TIMEOUT_S = 5.0  # an answer takes milliseconds; a client should not wait longer
 RETRY_AFTER: Final = {"Retry-After": "5"}
 
 
+def build_session() -> aiohttp.ClientSession:
+    """The client for billing."""
+    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S), cookie_jar=aiohttp.DummyCookieJar())
+
+
 class Billing:
     """The billing service's internal API."""
 
@@ -37,11 +42,8 @@ class Billing:
 
     async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
         data = None if body is None else orjson.dumps(body)
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         try:
-            async with self._session.request(
-                method, self._url + path, data=data, headers=self._headers, timeout=timeout
-            ) as response:
+            async with self._session.request(method, self._url + path, data=data, headers=self._headers) as response:
                 if response.status == 404:
                     return None
                 if response.status != 200:

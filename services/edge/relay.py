@@ -5,16 +5,17 @@ what it cost. What comes before is passed on as it comes; the mark is for us and
 end, because JSON writes a line break inside a string as two characters.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from time import monotonic
 
-import aiohttp
 import orjson
 import structlog
 from aiohttp import web
 
+from services.edge.client import Reply, WorkerGone
 from services.edge.workers import Workers
 from shared.errors import ApiError, WorkerLost
 from shared.http import ClientLeft
@@ -24,8 +25,9 @@ log = structlog.get_logger()
 
 DONE = b"data: [DONE]\n\n"
 MARK = b": settled "
+SILENCE_S = 660.0  # longer than the deadline that a worker keeps by itself, so that its own word comes first
 STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
-KEPT_HEADERS = ("Content-Type", "Retry-After")
+KEPT_HEADERS = ("content-type", "retry-after")
 
 
 class Lost(Exception):
@@ -85,19 +87,22 @@ async def relay(request: web.Request, workers: Workers, call: Call, started: flo
     """Relay a worker's answer. Raises Lost, ClientLeft, and NoSupplier where no worker takes the request."""
     stream: web.StreamResponse | None = None
     try:
-        async with workers.post(call.provider, call.path, call.body, call.headers) as answer:
-            if answer.content_type != "text/event-stream":
+        async with (
+            asyncio.timeout(SILENCE_S),
+            workers.post(call.provider, call.path, call.body, call.headers) as answer,
+        ):
+            if answer.media_type != "text/event-stream":
                 return await _whole(answer, started)
             stream = web.StreamResponse(headers=STREAM_HEADERS)
             with _towards_client():
                 await stream.prepare(request)
             return stream, await _stream(answer, stream)
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except (WorkerGone, TimeoutError) as error:
         log.warning("worker_lost", provider=call.provider, reason=str(error) or type(error).__name__)
         raise Lost(stream) from error
 
 
-async def _whole(answer: aiohttp.ClientResponse, started: float) -> Relayed:
+async def _whole(answer: Reply, started: float) -> Relayed:
     body = await answer.read()
     headers = {name: answer.headers[name] for name in KEPT_HEADERS if name in answer.headers}
     settled = answer.headers.get("x-opentoken-settled")
@@ -109,18 +114,18 @@ async def _whole(answer: aiohttp.ClientResponse, started: float) -> Relayed:
     return web.Response(body=body, status=answer.status, headers=headers), cost
 
 
-async def _stream(answer: aiohttp.ClientResponse, stream: web.StreamResponse) -> int | None:
+async def _stream(answer: Reply, stream: web.StreamResponse) -> int | None:
     ending = Ending()
     try:
-        async for chunk in answer.content.iter_any():
+        while chunk := await answer.readany():
             if clients := ending.feed(chunk):
                 with _towards_client():
                     await stream.write(clients)
-    except aiohttp.ClientError:
+    except WorkerGone:
         if not ending.complete:  # else the usage is durable: it was before the end was sent
             raise
     if not ending.complete:
-        raise aiohttp.ClientPayloadError("the stream ended without its end")
+        raise WorkerGone("the stream ended without its end")
     with _towards_client():
         await stream.write_eof()
     return ending.cost_pico

@@ -2,7 +2,8 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, Json
+from pydantic_settings import NoDecode
 
 from shared.settings import BusSettings, InternalSettings, ProcessSettings, SpoolSettings
 
@@ -14,7 +15,9 @@ class EdgeSettings(ProcessSettings, BusSettings, SpoolSettings, InternalSettings
     """
 
     worker_url: Annotated[str, Field(pattern=r"^http://.*\{provider\}")] = "http://worker-{provider}:8080"
-    worker_urls: dict[str, Annotated[str, Field(pattern=r"^http://")]] = Field(default_factory=dict)
+    worker_urls: Annotated[Json[dict[str, Annotated[str, Field(pattern=r"^http://")]]], NoDecode] = Field(
+        default_factory=dict
+    )
     billing_url: Annotated[str, Field(pattern=r"^http://")] = "http://billing:8080"
 
     def workers_of(self, providers: list[str]) -> dict[str, str]:

@@ -12,18 +12,16 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from time import monotonic
 
-import aiohttp
 import structlog
 from yarl import URL
 
+from services.edge.client import Client, Connection, Reply
 from shared.errors import NoSupplier
 
 log = structlog.get_logger()
 
 RESOLVE_EVERY_S = 5.0  # a new worker is used, and a gone one forgotten, within this time
 EJECT_S = 2.0  # a worker that refused a connection is starting or stopping: either takes about so long
-CONNECT_TIMEOUT_S = 2.0  # within a cluster a connection takes a millisecond
-SILENCE_S = 660.0  # longer than the deadline that a worker keeps by itself, so that its own word comes first
 
 
 @dataclass(slots=True)
@@ -45,33 +43,41 @@ class _Pool:
 class Workers:
     """All workers, by provider; a provider's URL names all of its workers."""
 
-    def __init__(self, session: aiohttp.ClientSession, urls: Mapping[str, str]) -> None:
-        self._session = session
+    def __init__(self, urls: Mapping[str, str]) -> None:
+        self._client = Client()
         self._pools = {provider: _Pool(URL(url)) for provider, url in urls.items()}
 
     @contextlib.asynccontextmanager
-    async def post(
-        self, provider: str, path: str, body: bytes, headers: Mapping[str, str]
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def post(self, provider: str, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[Reply]:
         """Send a request to a worker of `provider`; cut off when the block is left early.
 
-        Raises NoSupplier where no worker takes the connection, aiohttp.ClientError where one was lost after that.
+        Raises NoSupplier where no worker takes the connection, WorkerGone where one was lost after that.
         """
         pool = self._pools[provider]
         await self._resolve(pool)
         for address in pool.candidates():
+            url = pool.url.with_host(address).with_path(path)
             pool.in_flight[address] += 1
             try:
-                url = pool.url.with_host(address).with_path(path)
-                async with self._session.post(url, data=body, headers=headers) as response:
-                    yield response
+                if (connection := await self._connection(pool, address)) is not None:
+                    async with self._client.post(connection, url, headers, body) as reply:
+                        yield reply
                     return
-            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-                pool.ejected_until[address] = monotonic() + EJECT_S
-                log.warning("worker_refused", provider=provider, address=address, reason=str(error))
             finally:
                 pool.in_flight[address] -= 1
         raise NoSupplier(f"no {provider} worker can be reached")
+
+    async def _connection(self, pool: _Pool, address: str) -> Connection | None:
+        try:
+            return await self._client.connection(address, pool.url.port or 80)
+        except OSError as error:
+            pool.ejected_until[address] = monotonic() + EJECT_S
+            log.warning("worker_refused", name=pool.url.host, address=address, reason=str(error))
+            return None
+
+    def close(self) -> None:
+        """Close the connections that carry nothing."""
+        self._client.close()
 
     async def ready(self, provider: str) -> None:
         """Raise where the provider's name resolves to no worker."""
@@ -92,14 +98,3 @@ class Workers:
             log.warning("worker_name_unresolved", host=pool.url.host, reason=str(error))
             return
         pool.addresses = sorted({str(address[4][0]) for address in found})
-
-
-def build_session() -> aiohttp.ClientSession:
-    """The client for workers and billing. No cap on connections: each running answer needs one."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=15),  # below the workers' own, so none is stale
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_S),
-        auto_decompress=False,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
-    )

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 
 from pydantic import SecretStr
 
@@ -23,6 +24,9 @@ from shared.settings import load
 from shared.spool import Spool
 
 LOOPBACK = "127.0.0.1"
+GRACE_S = (
+    4.0  # whoever presses Ctrl-C waits at the terminal; a longer answer is cut, and settled as one whose client left
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +43,15 @@ async def running(settings: LocalSettings, secrets: dict[str, str], models: Cata
     """Everything, for the length of the block. What depends on another starts after it and stops before it."""
     _migrate(settings)
     internal, simulated = secrets["internal_token"], list[str]()
+    listen = partial(listening, grace_s=GRACE_S)
     async with contextlib.AsyncExitStack() as stack:
         bus = connect(settings.broker_url, shards=settings.ledger_shards, name="local")
         stack.push_async_callback(bus.close)
         billing = build_billing(_billing_settings(settings, secrets), bus)
-        billing_port = await stack.enter_async_context(listening(billing, settings.host, settings.billing_port))
-        simulator_port = await stack.enter_async_context(listening(build_simulator(), LOOPBACK, 0))
+        billing_port = await stack.enter_async_context(
+            listen(billing, settings.host, settings.billing_port, grace_s=GRACE_S)
+        )
+        simulator_port = await stack.enter_async_context(listen(build_simulator(), LOOPBACK, 0))
         worker_urls: dict[str, str] = {}
         for name in models.providers:
             provider: Provider = importlib.import_module(f"services.workers.{name}").PROVIDER
@@ -53,11 +60,11 @@ async def running(settings: LocalSettings, secrets: dict[str, str], models: Cata
                 simulated.append(name)
                 suppliers = _simulated(provider, simulator_port)
             worker = build_worker(provider, suppliers, models, internal, lambda: bus, _spool(settings, name))
-            port = await stack.enter_async_context(listening(worker, LOOPBACK, 0))
+            port = await stack.enter_async_context(listen(worker, LOOPBACK, 0))
             worker_urls[name] = f"http://{LOOPBACK}:{port}"
         to_billing = f"http://{LOOPBACK}:{billing_port}"
         edge = build_edge(models, internal, worker_urls, to_billing, lambda: bus, _spool(settings, "edge"))
-        edge_port = await stack.enter_async_context(listening(edge, settings.host, settings.edge_port))
+        edge_port = await stack.enter_async_context(listen(edge, settings.host, settings.edge_port))
         yield Running(edge_port, billing_port, simulated)
 
 

@@ -8,7 +8,7 @@ from services.workers import replies
 from services.workers.exchange import Exchange
 from services.workers.provider import Answer, Supplier, Usage, Vectors
 from services.workers.settle import estimated, trusted
-from services.workers.upstream import Calls, Upstream
+from services.workers.upstream import Calls, Upstream, understanding
 from shared.errors import ApiError, EmbeddingsUnsupported
 from shared.money import Tokens
 from shared.openai import ChatRequest, EmbeddingsRequest
@@ -25,11 +25,12 @@ async def chat(upstream: Upstream, exchange: Exchange, request: ChatRequest) -> 
         reply = await calls.whole(sent, supplier)
         if reply.status != 200:
             raise upstream.failure(supplier, sent, reply)
-        return provider.answer(request, sent, reply)
+        with understanding():
+            return provider.answer(request, sent, reply)
 
     try:
         async with exchange.bounded():
-            answer = await upstream.first_to_begin(attempt, request.wanted_tier)
+            answer = await upstream.first_to_begin(request, attempt)
     except (ApiError, TimeoutError) as error:
         raise await exchange.failed(error, estimated(request, 0, Usage(Tokens()))) from None
     usage = trusted(request, len(str(answer.message.get("content") or "").encode()), answer.usage)
@@ -52,7 +53,7 @@ async def embeddings(upstream: Upstream, exchange: Exchange, request: Embeddings
 
     try:
         async with exchange.bounded():
-            vectors = await upstream.first_to_begin(attempt)
+            vectors = await upstream.first_to_begin(request, attempt)
     except (ApiError, TimeoutError) as error:
         raise await exchange.failed(error, Usage(Tokens())) from None
     exchange.trail.first_byte, exchange.trail.upstream_id = monotonic(), vectors.upstream_id

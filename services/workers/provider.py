@@ -43,12 +43,16 @@ class ProviderSettings(Environment):
 
 @dataclass(frozen=True, slots=True)
 class Supplier:
-    """One way to a provider: an address and the credentials for it. `flex`: it sells the cheaper, slower tier."""
+    """One way to a provider: an address and the credentials for it. `headers` are secret.
+
+    `flex`: it sells the cheaper, slower tier; `embeds`: it makes embeddings.
+    """
 
     name: str
     base_url: str
     headers: Mapping[str, str] = field(repr=False)
     flex: bool = False
+    embeds: bool = True
 
     @property
     def secrets(self) -> list[str]:

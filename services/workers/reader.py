@@ -3,7 +3,7 @@
 import aiohttp
 
 from services.workers.provider import RETRIES, ChatStream, Delta, Failed
-from services.workers.upstream import reading
+from services.workers.upstream import reading, understanding
 from shared.errors import NoSupplier
 from shared.sse import Decoder, EventTooLarge
 
@@ -22,8 +22,9 @@ class Translation:
             raise self._failed
         deltas: list[Delta] = []
         try:
-            for event in self._decoder.feed(chunk):
-                deltas += self.stream.feed(event)
+            with understanding():
+                for event in self._decoder.feed(chunk):
+                    deltas += self.stream.feed(event)
         except EventTooLarge as error:
             self._failed = Failed(NoSupplier(), str(error))
         except Failed as failed:

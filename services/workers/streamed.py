@@ -79,7 +79,7 @@ async def _begin(
             open_call.push_async_exit(attempted.pop_all())
             return reader, deltas
 
-    begun = await upstream.first_to_begin(attempt, request.wanted_tier)
+    begun = await upstream.first_to_begin(request, attempt)
     exchange.trail.first_byte = monotonic()
     return begun
 

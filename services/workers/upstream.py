@@ -12,7 +12,7 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from time import monotonic, time
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import aiohttp
 import structlog
@@ -26,26 +26,28 @@ from services.workers.provider import (
     Failed,
     Provider,
     R,
-    ServiceTier,
     Supplier,
     UpstreamReply,
     UpstreamRequest,
 )
 from services.workers.settle import Asked, Trail
-from shared.errors import ApiError, NoSupplier, UpstreamTimeout
+from shared.errors import ApiError, NoSupplier, UpstreamError, UpstreamTimeout
 from shared.events import Attempt
+from shared.openai import ChatRequest
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
 RETRY_PAUSE_S = 0.25  # the first pause; doubled, and spread by half so that workers do not retry in step
 DISPROVED_S = 60.0  # how long an assumption that a provider disproved is not made again
+MOST_ATTEMPTS = 100  # on one record, which travels in a message of 64 KiB; embeddings may take thousands of calls
 CONNECT_TIMEOUT_S = 10.0  # a healthy provider accepts within milliseconds
 IDLE_TIMEOUT_S = 120.0  # models think for long before the first byte, and not every provider sends pings
 USER_AGENT = "opentoken/0.1"
 
 _URL = re.compile(r"https?://\S+")
-_PROJECT = re.compile(r"projects/[\w.:-]+")
+_PROJECT = re.compile(r"(projects/|project_number:)[\w.:-]+")
+_TOKEN = re.compile(r"(?<=Bearer )\S+|\b(?:ya29\.|eyJ)[\w.-]+")  # made on the way, so no supplier can list them
 
 
 def build_session() -> aiohttp.ClientSession:
@@ -72,10 +74,10 @@ class Upstream:
         """The attempt at a request that goes to this supplier."""
         return Call(request, asked.model, supplier, self.memory, asked.request_id, asked.workspace_id, int(time()))
 
-    async def first_to_begin(self, attempt: Callable[[Supplier], Awaitable[T]], tier: ServiceTier = "standard") -> T:
+    async def first_to_begin(self, request: R, attempt: Callable[[Supplier], Awaitable[T]]) -> T:
         """The first attempt that begins an answer. Raises the last one's ApiError, its words scrubbed."""
         last: Failed | None = None
-        for supplier in sorted(self.suppliers, key=lambda one: tier == "flex" and not one.flex):
+        for supplier in self._in_order(request):
             breaker = self.breakers.setdefault(supplier.name, Breaker())
             if not breaker.admits():
                 last = last or Failed(_resting(breaker))
@@ -91,9 +93,15 @@ class Upstream:
             else:
                 breaker.succeeded()
                 return begun
-        error = last.error if last else NoSupplier("no credentials are configured for this provider")
+        error = last.error if last else NoSupplier("no supplier of this kind is configured for this provider")
         error.message = self.scrub(error.message)
         raise error
+
+    def _in_order(self, request: R) -> list[Supplier]:
+        """Who is tried, in which order: those who sell the tier that was asked for come first."""
+        if isinstance(request, ChatRequest):
+            return sorted(self.suppliers, key=lambda one: request.wanted_tier == "flex" and not one.flex)
+        return [supplier for supplier in self.suppliers if supplier.embeds]
 
     async def _retrying(self, attempt: Callable[[Supplier], Awaitable[T]], supplier: Supplier) -> T:
         retried, disproved = 0, set[str]()  # each assumption once
@@ -124,7 +132,7 @@ class Upstream:
         """A provider's words without our credentials, project ids and addresses."""
         for secret in (secret for supplier in self.suppliers for secret in supplier.secrets):
             words = words.replace(secret, "[credential]")
-        return _PROJECT.sub("projects/[project]", _URL.sub("[url]", words))
+        return _TOKEN.sub("[credential]", _PROJECT.sub(r"\1[project]", _URL.sub("[url]", words)))
 
 
 def _worth_failing_over(error: ApiError) -> bool:
@@ -144,15 +152,17 @@ class Calls:
 
     async def planned(self, plan: Generator[UpstreamRequest, UpstreamReply, T], supplier: Supplier) -> T:
         """Run a plan: make each call that it yields, hand it the reply, return what it returns. Raises Failed."""
+        reply: UpstreamReply | Failed | None = None
         try:
-            request = next(plan)
             while True:
+                with understanding():
+                    request = (
+                        plan.throw(reply) if isinstance(reply, Failed) else plan.send(cast("UpstreamReply", reply))
+                    )
                 try:
                     reply = await self.whole(request, supplier)
                 except Failed as failure:
-                    request = plan.throw(failure)
-                else:
-                    request = plan.send(reply)
+                    reply = failure
         except StopIteration as end:
             result: T = end.value
             return result
@@ -169,7 +179,11 @@ class Calls:
         try:
             with reading():
                 response = await self._session.request(
-                    request.method, request.url, data=request.body, headers=request.headers
+                    request.method,
+                    request.url,
+                    data=request.body,
+                    headers=request.headers,
+                    allow_redirects=False,  # our credentials are for this address alone
                 )
             async with response:
                 status = response.status
@@ -177,8 +191,9 @@ class Calls:
         finally:
             spent_s = monotonic() - started
             self._trail.upstream_s += spent_s
-            attempt = Attempt(supplier=supplier.name, status=status, duration_ms=round(spent_s * 1000))
-            self._trail.attempts.append(attempt)
+            if len(self._trail.attempts) < MOST_ATTEMPTS:
+                attempt = Attempt(supplier=supplier.name, status=status, duration_ms=round(spent_s * 1000))
+                self._trail.attempts.append(attempt)
 
 
 async def reply_of(response: aiohttp.ClientResponse) -> UpstreamReply:
@@ -191,6 +206,16 @@ async def reply_of(response: aiohttp.ClientResponse) -> UpstreamReply:
 def lower(response: aiohttp.ClientResponse) -> dict[str, str]:
     """The headers of a reply, as providers' folders expect them."""
     return {name.lower(): value for name, value in response.headers.items()}
+
+
+@contextlib.contextmanager
+def understanding() -> Generator[None]:
+    """Turn what a provider's folder trips over, where an answer has a shape that nobody foresaw, into Failed."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        log.exception("answer_not_understood")
+        raise Failed(UpstreamError("the provider's answer has an unforeseen shape")) from error
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import Literal
 
 import aio_pika
 import structlog
@@ -28,6 +29,7 @@ BATCH_MESSAGES = 32  # messages in one call of the handler, so in one ledger tra
 PREFETCH = 2 * BATCH_MESSAGES  # one batch at work, the next one here already
 CONFIRM_TIMEOUT_S = 10.0  # a broker silent for longer is taken for lost
 CONNECT_TIMEOUT_S = 5.0
+SETUP_TIMEOUT_S = 10.0  # a broker that has just started was seen never to answer a request to consume
 HEARTBEAT_S = 10
 RECONNECT_S = (0.1, 5.0)  # the first and the longest pause between attempts
 RETRY_S = (0.1, 5.0)  # likewise between attempts at a batch that the handler refused
@@ -96,8 +98,9 @@ class RabbitBus:
             pause = min(2 * pause, RECONNECT_S[1])
 
     async def _hold_open(self, connection: AbstractConnection) -> None:
-        channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-        exchange = await _declare(channel, self._shards)
+        async with asyncio.timeout(SETUP_TIMEOUT_S):
+            channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+            exchange = await _declare(channel, self._shards)
         try:
             self._exchange = exchange
             await channel.closed()
@@ -119,27 +122,35 @@ class RabbitBus:
             raise BusError(f"the broker answered {confirmation!r}")
 
     async def _take(self, shard: int, handler: Handler, connection: AbstractConnection) -> None:
-        channel = await connection.channel()
-        await channel.set_qos(prefetch_count=PREFETCH)
-        await _declare(channel, self._shards)
         arrived: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
-        queue = await channel.get_queue(queue_of(shard), ensure=False)
-        await queue.consume(arrived.put)
+        async with asyncio.timeout(SETUP_TIMEOUT_S):
+            channel = await connection.channel()
+            await channel.set_qos(prefetch_count=PREFETCH)
+            await _declare(channel, self._shards)
+            queue = await channel.get_queue(queue_of(shard), ensure=False)
+            await queue.consume(arrived.put)
         closed = asyncio.ensure_future(channel.closed())
         try:
-            while not channel.is_closed:
-                first = asyncio.ensure_future(arrived.get())
-                await asyncio.wait((first, closed), return_when=asyncio.FIRST_COMPLETED)
-                if not first.done():
-                    first.cancel()
-                    return
-                messages = [first.result()]
+            while not channel.is_closed and (first := await _next(arrived, closed)) is not None:
+                messages = [first]
                 while len(messages) < BATCH_MESSAGES and not arrived.empty():
                     messages.append(arrived.get_nowait())
                 await _until_handled(handler, messages)
                 await messages[-1].ack(multiple=True)
         finally:
             closed.cancel()
+
+
+async def _next(
+    arrived: asyncio.Queue[AbstractIncomingMessage], closed: asyncio.Task[Literal[True]]
+) -> AbstractIncomingMessage | None:
+    """The next message; None where the channel closes first."""
+    getting = asyncio.ensure_future(arrived.get())
+    try:
+        await asyncio.wait((getting, closed), return_when=asyncio.FIRST_COMPLETED)
+        return getting.result() if getting.done() else None
+    finally:
+        getting.cancel()
 
 
 async def _until_handled(handler: Handler, messages: Sequence[AbstractIncomingMessage]) -> None:

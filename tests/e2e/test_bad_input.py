@@ -204,7 +204,6 @@ def test_what_is_odd_is_answered_or_refused_but_breaks_nothing(stack: Stack, bod
     assert request_id_of(answer.headers["x-request-id"])
 
 
-@pytest.mark.xfail(reason="a number of more than 64 bits that a worker has to pass on is a 500")
 @pytest.mark.parametrize(
     "body",
     [

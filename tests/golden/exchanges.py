@@ -47,6 +47,11 @@ class Exchange:
     def streamed(self) -> bool:
         return "sse_file" in self.answer
 
+    @property
+    def speaks_early(self) -> bool:
+        """Whether it is a stream that says anything before its end."""
+        return self.streamed and self.bytes_of(self.answer).count(b'"delta":{"') > 1  # the role is one
+
     def bytes_of(self, response: dict[str, Any]) -> bytes:
         """The body of a response of this golden."""
         if "sse_file" in response:

@@ -96,6 +96,8 @@ class Caches:
         now, name = time(), f"{tenant.parent}cachedContents/{call.id}"
         cache = Cache(name, tenant.owner, request, tokens, now, now, now + request.seconds)
         self._caches[name] = cache
+        if len(self._caches) > MAX_CACHES:
+            self._caches.popitem(last=False)
         return told(call, cache.listing())
 
     def listed(self, call: Call, tenant: Tenant) -> Script:
@@ -144,8 +146,6 @@ class Caches:
         now = time()
         for name in [name for name, cache in self._caches.items() if cache.expires <= now]:
             del self._caches[name]
-        while len(self._caches) >= MAX_CACHES:
-            self._caches.popitem(last=False)
 
 
 def _gone(tenant: Tenant, name: str) -> Refusal:

@@ -3,23 +3,64 @@
 A batch reports no usage, so whoever wants counts asks for them; `:predict` takes one text, and counts it.
 """
 
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
 from services.simulator.google.directives import in_force, parsed
 from services.simulator.google.errors import Refusal
-from services.simulator.google.models import CHAT_MODELS, EMBEDDING_MODELS, MAX_DIMENSIONS
+from services.simulator.google.models import CHAT_MODELS, EMBEDDING_MODELS, MAX_DIMENSIONS, MIN_DIMENSIONS
 from services.simulator.google.replies import told
-from services.simulator.google.request import (
-    BatchEmbedRequest,
-    CountRequest,
-    PredictRequest,
-    parse,
-    tokens_by_modality,
-)
+from services.simulator.google.request import Content, CountRequest, Member, parse, tokens_by_modality
 from services.simulator.google.tenants import GLOBAL, Tenant, not_found
 from services.simulator.model import count, vector
 from services.simulator.script import Call, Script
 from shared.money import Tokens
 
 MAX_BATCH = 100  # the API's own limit
+
+TaskType = Annotated[str, Field(pattern=r"^[A-Z_]+$")]
+Dimensions = Annotated[int, Field(ge=MIN_DIMENSIONS, le=MAX_DIMENSIONS)]
+
+
+class EmbedRequest(Member):
+    """One text of a batch."""
+
+    model: str
+    content: Content
+    task_type: TaskType | None = None
+    title: str | None = None
+    output_dimensionality: Dimensions = MAX_DIMENSIONS
+
+
+class BatchEmbedRequest(Member):
+    """The body of `:batchEmbedContents`."""
+
+    requests: Annotated[list[EmbedRequest], Field(min_length=1)]
+
+
+class Instance(BaseModel):
+    """One text of `:predict`, whose members are no proto JSON: only this case is taken."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    content: Annotated[str, Field(min_length=1)]
+    task_type: TaskType | None = None
+    title: str | None = None
+
+
+class PredictParameters(Member):
+    """What holds for all instances."""
+
+    output_dimensionality: Dimensions = MAX_DIMENSIONS
+    auto_truncate: bool = True
+
+
+class PredictRequest(Member):
+    """The body of `:predict`; the model takes one text a call."""
+
+    instances: Annotated[list[Instance], Field(min_length=1, max_length=1)]
+    parameters: PredictParameters = PredictParameters()
 
 
 def embed(call: Call, tenant: Tenant) -> Script:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.alias_generators import to_camel
 
 from services.simulator.google.errors import Refusal
-from services.simulator.google.models import MAX_DIMENSIONS, MAX_OUTPUT_TOKENS, MIN_DIMENSIONS
+from services.simulator.google.models import MAX_OUTPUT_TOKENS
 from services.simulator.model import compact, count
 
 MAX_STOPS = 5
@@ -184,50 +184,6 @@ class GenerateRequest(Prefix):
     def prompt(self) -> str:
         """The text of the last user turn; of functions' results where it holds those."""
         return next((turn.words for turn in reversed(self.contents) if turn.role != "model"), "")
-
-
-TaskType = Annotated[str, Field(pattern=r"^[A-Z_]+$")]
-Dimensions = Annotated[int, Field(ge=MIN_DIMENSIONS, le=MAX_DIMENSIONS)]
-
-
-class EmbedRequest(Member):
-    """One text of a batch."""
-
-    model: str
-    content: Content
-    task_type: TaskType | None = None
-    title: str | None = None
-    output_dimensionality: Dimensions = MAX_DIMENSIONS
-
-
-class BatchEmbedRequest(Member):
-    """The body of `:batchEmbedContents`."""
-
-    requests: Annotated[list[EmbedRequest], Field(min_length=1)]
-
-
-class Instance(BaseModel):
-    """One text of `:predict`, whose members are no proto JSON: only this case is taken."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    content: Annotated[str, Field(min_length=1)]
-    task_type: TaskType | None = None
-    title: str | None = None
-
-
-class PredictParameters(Member):
-    """What holds for all instances."""
-
-    output_dimensionality: Dimensions = MAX_DIMENSIONS
-    auto_truncate: bool = True
-
-
-class PredictRequest(Member):
-    """The body of `:predict`; the model takes one text a call."""
-
-    instances: Annotated[list[Instance], Field(min_length=1, max_length=1)]
-    parameters: PredictParameters = PredictParameters()
 
 
 R = TypeVar("R", bound=BaseModel)

@@ -8,9 +8,9 @@ from typing import Any
 
 from shared.errors import InvalidRequest
 
-FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"})
+FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid")
 COMBINATIONS = {"anyOf": "anyOf", "oneOf": "anyOf", "allOf": "allOf"}
-TYPES = frozenset({"object", "array", "string", "integer", "number", "boolean", "null"})
+TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 
 Schema = dict[str, Any]
 
@@ -45,6 +45,10 @@ def _kind(rest: Schema) -> Schema:
             return literals | {COMBINATIONS[name]: [strict(variant) for variant in variants]}
     if literals:
         return literals
+    if isinstance(type_, list) and type_:
+        variants = [strict(rest | {"type": one}) for one in type_]
+        rest.clear()
+        return {"anyOf": variants}
     if type_ not in TYPES:
         problem = "a schema needs a type, anyOf, oneOf, allOf, enum or const"
         raise InvalidRequest(f"{problem}; one has {sorted(rest)} and type {type_!r}", param="response_format")
@@ -62,7 +66,7 @@ def _members(type_: str | None, rest: Schema) -> Schema:
         return {"format": rest.pop("format")}
     if type_ == "array":
         items = {"items": strict(rest.pop("items"))} if rest.get("items") is not None else {}
-        return items | ({"minItems": rest.pop("minItems")} if rest.get("minItems") in {0, 1} else {})
+        return items | ({"minItems": rest.pop("minItems")} if rest.get("minItems") in (0, 1) else {})
     return {}
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import orjson
 
 from services.workers.google.vertex import (
-    GLOBAL,
     Credentials,
     VertexSupplier,
     authorised,
@@ -21,7 +20,6 @@ from services.workers.google.vertex import (
     read,
 )
 from services.workers.provider import Call, EmbeddingsPlan, Failed, UpstreamReply, UpstreamRequest, Usage, Vectors
-from shared.errors import NoSupplier
 from shared.money import Tokens
 from shared.openai import EMBEDDING_DIMENSIONS, EmbeddingsRequest
 
@@ -32,8 +30,6 @@ BYTES_PER_TOKEN = 4  # the usual rule of thumb, where the provider counts nothin
 
 def embed(call: Call[EmbeddingsRequest]) -> EmbeddingsPlan:
     """All inputs as vectors of length 1, and what they used. Raises Failed."""
-    if isinstance(call.supplier, VertexSupplier) and call.supplier.location == GLOBAL:
-        raise Failed(NoSupplier("embeddings need a regional location of Vertex AI, or a Gemini API key"))
     credentials = yield from authorised(call)
     embedded = _predicted if isinstance(call.supplier, VertexSupplier) else _batched
     return (yield from embedded(call, credentials))

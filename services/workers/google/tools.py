@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import orjson
+from pydantic import ValidationError
 
 from services.workers.google.schema import supported
 from shared.errors import InvalidRequest
 from shared.ids import new_id
-from shared.openai import AssistantMessage, Tool, ToolCall, ToolChoice, ToolMessage
+from shared.openai import AssistantMessage, NamedTool, Tool, ToolCall, ToolChoice, ToolMessage
 
 OUR_PREFIX = "call_ot_"
 MODES = {"auto": "AUTO", "required": "ANY", "none": "NONE"}
@@ -44,9 +45,9 @@ def tool_config(choice: str | ToolChoice) -> Body:
         return _config("ANY", [choice.function.name])
     allowed = choice.allowed_tools or {}
     try:
-        names = [tool["function"]["name"] for tool in allowed["tools"]]
+        names = [NamedTool.model_validate(tool["function"]).name for tool in allowed["tools"]]
         return _config(MODES[allowed.get("mode", "auto")], names)
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValidationError):
         words = 'tool_choice of type "allowed_tools" needs allowed_tools.mode and .tools, each with function.name'
         raise InvalidRequest(words, param="tool_choice") from None
 
@@ -87,9 +88,8 @@ def _signature(call: ToolCall, message: AssistantMessage) -> str | None:
     if isinstance(ours, dict) and ours.get("thought_signature"):
         return str(ours["thought_signature"])
     details = message.reasoning_details or []
-    return next(
-        (d.get("data") for d in details if d.get("type") == "reasoning.encrypted" and d.get("id") == call.id), None
-    )
+    of_call = (d.get("data") for d in details if d.get("type") == "reasoning.encrypted" and d.get("id") == call.id)
+    return next((data for data in of_call if isinstance(data, str)), None)
 
 
 @dataclass(slots=True)

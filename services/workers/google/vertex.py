@@ -105,6 +105,7 @@ def _at(location: str, project: str, settings: Settings, account: ServiceAccount
         base_url=f"{host}/v1/projects/{project}/locations/{location}",
         headers={},
         flex=location == GLOBAL,
+        embeds=location != GLOBAL,
         project=project,
         location=location,
         account=account,

@@ -78,7 +78,7 @@ def usage(raw: dict[str, Any], *, writes_cache: bool = False) -> Usage:
     prompt = (raw.get("promptTokenCount") or 0) + (raw.get("toolUsePromptTokenCount") or 0)
     candidates, thoughts = raw.get("candidatesTokenCount") or 0, raw.get("thoughtsTokenCount") or 0
     cached = min(raw.get("cachedContentTokenCount") or 0, prompt)
-    thoughts_inside = thoughts and prompt + candidates == raw.get("totalTokenCount")
+    thoughts_inside = 0 < thoughts <= candidates and prompt + candidates == raw.get("totalTokenCount")
     tokens = Tokens(
         input=prompt - cached,
         cache_read=0 if writes_cache else cached,

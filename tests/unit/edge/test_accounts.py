@@ -9,8 +9,7 @@ from aiohttp import web
 
 from services.edge import accounts
 from services.edge.accounts import Accounts
-from services.edge.billing import Billing
-from services.edge.workers import build_session
+from services.edge.billing import Billing, build_session
 from shared.errors import BillingUnavailable, InvalidKey
 from tests.unit.edge.running import HELLO, KEY, Bank, digest, edge, fine, serving, standing
 

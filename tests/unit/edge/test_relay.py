@@ -215,11 +215,10 @@ class Arrived:
     """A worker's answer that is here."""
 
     def __init__(self, *pieces: bytes) -> None:
-        self.content, self._pieces = self, pieces
+        self._pieces = list(pieces)
 
-    async def iter_any(self) -> Any:
-        for piece in self._pieces:
-            yield piece
+    async def readany(self) -> bytes:
+        return self._pieces.pop(0) if self._pieces else b""
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2], ids=["at once", "inside", "at the end"])

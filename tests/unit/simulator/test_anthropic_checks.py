@@ -102,11 +102,12 @@ def golden_requests() -> list[Any]:
         pytest.param(call["request"], call["headers"], id=path.stem)
         for path, exchange in exchanges
         for call in exchange.get("upstream", [])
+        if call["response"]["status"] == 200
     ]
 
 
 @pytest.mark.parametrize(("request_", "headers"), golden_requests())
-async def test_every_request_of_the_golden_exchanges_is_accepted(
+async def test_every_request_that_a_golden_exchange_answers_is_accepted(
     simulator: Peer, request_: Any, headers: dict[str, str]
 ) -> None:
     answer = await simulator.post("/v1/messages", request_, headers)

@@ -65,7 +65,7 @@ async def test_every_use_of_a_cache_counts_its_tokens_inside_the_prompts(simulat
         assert usage is not None
         assert (usage.prompt_token_count, usage.cached_content_token_count) == (TOKENS + 2, TOKENS)
     entries = (await simulator.served())["served"]
-    assert [entry["operation"] for entry in entries][0] == "cachedContents.create"
+    assert [entry["operation"] == "cachedContents.create" for entry in entries] == [True, False, False]
     assert [entry["tokens"] and entry["tokens"]["cache_read"] for entry in entries] == [None, TOKENS, TOKENS]
 
 

@@ -1,5 +1,6 @@
 """Whatever a body holds, each half answers or refuses; it never breaks."""
 
+import base64
 from typing import Any
 
 import orjson
@@ -7,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.simulator import anthropic
-from services.simulator.google import Google
+from services.simulator.google import Google, embeddings
+from services.simulator.google.errors import Refusal
+from services.simulator.google.tenants import Tenant
 from services.simulator.script import Call
 
 SCHEMA = {
@@ -38,6 +41,10 @@ GEMINI: Any = {
     },
 }
 EMBED: Any = {"requests": [{"model": "models/gemini-embedding-001", "content": {"parts": [{"text": "a"}]}}]}
+CACHE: Any = GEMINI | {"model": "models/gemini-3-flash-preview", "ttl": "300s", "displayName": "d"}
+CACHE["systemInstruction"] = {"parts": [{"text": "s" * 5000}]}
+del CACHE["generationConfig"]
+PREDICT: Any = {"instances": [{"content": "a", "task_type": "CLUSTERING"}], "parameters": {"outputDimensionality": 128}}
 
 KEYS = st.sampled_from(["type", "items", "properties", "$ref", "enum", "anyOf", "minimum", "text"])
 JSON = st.recursive(
@@ -89,3 +96,31 @@ def test_gemini_answers_or_refuses_any_body(path: tuple[Any, ...], value: Any, m
 def test_embeddings_are_made_or_refused_for_any_body(path: tuple[Any, ...], value: Any) -> None:
     where = {"model": "gemini-embedding-001", "method": "batchEmbedContents"}
     assert Google().respond(call(replaced(EMBED, path, value), where)).status in (200, 400)
+
+
+def route(google: Google, operation: str) -> Any:
+    return next(one.respond for one in google.routes if one.operation == operation)
+
+
+@given(st.sampled_from(places(CACHE)), JSON)
+def test_caches_are_made_or_refused_for_any_body(path: tuple[Any, ...], value: Any) -> None:
+    script = route(Google(), "cachedContents.create")(call(replaced(CACHE, path, value), {}))
+    assert script.status in (200, 400, 404)
+
+
+@given(st.sampled_from(places(PREDICT)), JSON)
+def test_predictions_are_made_or_refused_for_any_body(path: tuple[Any, ...], value: Any) -> None:
+    asked = call(replaced(PREDICT, path, value), {"model": "gemini-embedding-001", "method": "predict"})
+    try:
+        status = embeddings.predict(asked, Tenant("o", "projects/p/locations/l/", "l")).status
+    except Refusal as refusal:
+        status = refusal.status
+    assert status in (200, 400)
+
+
+@given(JSON, JSON)
+def test_the_token_endpoint_refuses_whatever_proves_nothing(header: Any, payload: Any) -> None:
+    parts = (base64.urlsafe_b64encode(orjson.dumps(part)) for part in (header, payload))
+    body = b"grant_type=urn:ietf:params:oauth:grant-type:jwt-bearer&assertion=" + b".".join([*parts, b"c2ln"])
+    asked = Call("id", {}, {}, {}, body, bytes(32), lambda: 1)
+    assert route(Google(), "token")(asked).status == 400

@@ -40,7 +40,7 @@ class KeyPair:
     def assertion(self, url: str, **claims: Any) -> str:
         now = int(time())
         usual = {"iss": EMAIL, "aud": f"{url}/token", "iat": now, "exp": now + 3600}
-        return jwt.encode(RSASigner.from_string(self.private), usual | claims).decode()
+        return jwt.encode(RSASigner.from_string(self.private), usual | claims).decode()  # type: ignore[no-untyped-call]
 
 
 @cache

@@ -184,7 +184,6 @@ def check_discreet(told: bytes) -> None:
         assert ours.encode() not in told
 
 
-@pytest.mark.xfail(reason="a project number in a quota's words is not taken out yet")
 async def test_the_consumer_in_googles_quota_words_is_hidden(running: Running) -> None:
     words = "Quota exceeded for quota metric 'Requests' of service 'x' for consumer 'project_number:314159265'."
     async with running("google") as worker:
@@ -192,7 +191,6 @@ async def test_the_consumer_in_googles_quota_words_is_hidden(running: Running) -
     assert b"314159265" not in answer.body
 
 
-@pytest.mark.xfail(reason="redirects are followed with our key")
 @BOTH
 async def test_our_key_never_follows_a_redirect(running: Running, name: str) -> None:
     keys: list[str | None] = []
