@@ -31,7 +31,9 @@ def members(always: Json | None = None, /, **optional: Any) -> st.SearchStrategy
 
 def _schema_nodes(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Json]:
     return members(
-        type=st.sampled_from(["object", "array", "string", "integer", "null"]) | st.just(["string", "null"]),
+        type=st.sampled_from(["object", "array", "string", "integer", "null"])
+        | st.just(["string", "null"])
+        | json_values,
         properties=st.dictionaries(words, inner, max_size=2),
         items=inner,
         prefixItems=st.lists(inner, max_size=2),

@@ -31,11 +31,7 @@ from shared.openai import (
 DEFAULT_MAX_TOKENS = 16_384  # the API demands a number; enough for long answers, small enough not to hit timeouts
 MIN_THINKING_BUDGET = 1_024  # the API's own minimum
 MAX_CACHE_BREAKPOINTS = 4  # the API's own maximum
-STEPS: tuple[Effort, ...] = (
-    "low",
-    "medium",
-    "high",
-)  # of which the first is taken that is not below the share asked for
+STEPS: tuple[Effort, ...] = ("low", "medium", "high")  # the first that the share asked for fits in; else xhigh
 DATA_URL = re.compile(r"data:(image/(?:png|jpeg|gif|webp));base64,(.+)", re.DOTALL)
 
 Body = dict[str, Any]
