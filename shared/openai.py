@@ -5,6 +5,7 @@ Top level strict: an unknown member is refused by name. Message objects permissi
 of its own answers is accepted back. Members that no provider takes are parsed with their types, then dropped.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -12,11 +13,14 @@ import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from shared.bodies import Strict
+from shared.errors import InvalidRequest
 
 MAX_BODY_BYTES = 32 * 1024 * 1024  # Anthropic's own limit, the smallest of our providers'
 MAX_STOP_SEQUENCES = 4  # OpenAI's limit
 MAX_EMBEDDING_INPUTS = 2048  # OpenAI's limit
 EMBEDDING_DIMENSIONS = 768  # the default, and the most
+
+_DATA_URL = re.compile(r"data:(image/[\w.+-]+);base64,(.+)", re.DOTALL)
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 EFFORT_PERCENT: dict[Effort, int] = {
@@ -71,6 +75,15 @@ class ImageUrl(Permissive):
     url: Annotated[str, Field(pattern=r"^(https://|data:image/)")]
     detail: str | None = None
 
+    @property
+    def inline(self) -> tuple[str, str] | None:
+        """Media type and base64 content of a data URL; None for an https one. Raises InvalidRequest."""
+        if self.url.startswith("https://"):
+            return None
+        if not (match := _DATA_URL.fullmatch(self.url)):
+            raise InvalidRequest("images must be https URLs, or data URLs of an image in base64", param="messages")
+        return match[1], match[2]
+
 
 class ImagePart(Permissive):
     """A picture."""
@@ -87,6 +100,7 @@ class RefusalPart(Permissive):
     refusal: str
 
 
+Part = TextPart | ImagePart
 UserPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 AssistantPart = Annotated[TextPart | RefusalPart, Field(discriminator="type")]
 
@@ -107,21 +121,37 @@ class ToolCall(Permissive):
     extra_content: dict[str, Any] | None = None
 
 
-class SystemMessage(Permissive):
+class Spoken(Permissive):
+    """A message with content, in whichever of its forms."""
+
+    @property
+    def parts(self) -> list[Part]:
+        """The content as parts: text as one, a refusal as the text that it is, empty text left out."""
+        content = getattr(self, "content", None) or getattr(self, "refusal", None) or []
+        spoken = [content] if isinstance(content, str) else content
+        parts = [_text_of(part) if isinstance(part, str | RefusalPart) else part for part in spoken]
+        return [part for part in parts if not isinstance(part, TextPart) or part.text]
+
+
+def _text_of(said: str | RefusalPart) -> TextPart:
+    return TextPart(type="text", text=said if isinstance(said, str) else said.refusal)
+
+
+class SystemMessage(Spoken):
     """Instructions; `developer` is OpenAI's newer name for the same."""
 
     role: Literal["system", "developer"]
     content: str | Annotated[list[TextPart], Field(min_length=1)]
 
 
-class UserMessage(Permissive):
+class UserMessage(Spoken):
     """What the user says or shows."""
 
     role: Literal["user"]
     content: str | Annotated[list[UserPart], Field(min_length=1)]
 
 
-class AssistantMessage(Permissive):
+class AssistantMessage(Spoken):
     """An earlier answer of the model, replayed."""
 
     role: Literal["assistant"]
@@ -132,7 +162,7 @@ class AssistantMessage(Permissive):
     reasoning_details: list[dict[str, Any]] | None = None
 
 
-class ToolMessage(Permissive):
+class ToolMessage(Spoken):
     """The result of one tool call."""
 
     role: Literal["tool"]
@@ -288,6 +318,11 @@ class ChatRequest(Strict):
             return None
         effort = self.reasoning_effort or given.effort or "medium"
         return Thinking(effort, given.max_tokens, not given.exclude and self.include_reasoning is not False)
+
+    @property
+    def shows_reasoning(self) -> bool:
+        """Whether the text of the reasoning is wanted."""
+        return self.thinking is not None and self.thinking.shown
 
     @property
     def wanted_tier(self) -> Literal["standard", "flex"]:

@@ -2,10 +2,18 @@
 
 from typing import Annotated
 
-from pydantic import Field, Json
+import orjson
+from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from shared.settings import BusSettings, InternalSettings, ProcessSettings, SpoolSettings
+
+Url = Annotated[str, Field(pattern=r"^http://")]
+
+
+def _json(text: object) -> object:
+    """What a variable's JSON text says; ValueError, told with the variable's name, where it is none."""
+    return orjson.loads(text) if isinstance(text, str) else text
 
 
 class EdgeSettings(ProcessSettings, BusSettings, SpoolSettings, InternalSettings):
@@ -15,10 +23,8 @@ class EdgeSettings(ProcessSettings, BusSettings, SpoolSettings, InternalSettings
     """
 
     worker_url: Annotated[str, Field(pattern=r"^http://.*\{provider\}")] = "http://worker-{provider}:8080"
-    worker_urls: Annotated[Json[dict[str, Annotated[str, Field(pattern=r"^http://")]]], NoDecode] = Field(
-        default_factory=dict
-    )
-    billing_url: Annotated[str, Field(pattern=r"^http://")] = "http://billing:8080"
+    worker_urls: Annotated[dict[str, Url], NoDecode, BeforeValidator(_json)] = Field(default_factory=dict)
+    billing_url: Url = "http://billing:8080"
 
     def workers_of(self, providers: list[str]) -> dict[str, str]:
         """The workers' URL for each provider."""

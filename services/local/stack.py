@@ -16,11 +16,11 @@ from services.edge.app import build_app as build_edge
 from services.local.settings import LocalSettings
 from services.simulator.app import build_app as build_simulator
 from services.workers.host import build_app as build_worker
+from services.workers.process import suppliers_of
 from services.workers.provider import Provider, Supplier
 from shared.bus.connect import LOCAL, connect
 from shared.catalog import Catalog
 from shared.http import listening
-from shared.settings import load
 from shared.spool import Spool
 
 LOOPBACK = "127.0.0.1"
@@ -55,7 +55,7 @@ async def running(settings: LocalSettings, secrets: dict[str, str], models: Cata
         worker_urls: dict[str, str] = {}
         for name in models.providers:
             provider: Provider = importlib.import_module(f"services.workers.{name}").PROVIDER
-            suppliers = provider.suppliers(load(provider.settings))
+            suppliers = suppliers_of(provider)
             if not suppliers:
                 simulated.append(name)
                 suppliers = _simulated(provider, simulator_port)

@@ -1,9 +1,10 @@
 """A worker as a process of its own."""
 
+import sys
 from functools import partial
 
 from services.workers.host import build_app
-from services.workers.provider import Provider
+from services.workers.provider import Provider, Supplier
 from services.workers.settings import WorkerSettings
 from shared import catalog, http, log
 from shared.bus.connect import connect
@@ -11,13 +12,22 @@ from shared.settings import load
 from shared.spool import Spool
 
 
+def suppliers_of(provider: Provider) -> list[Supplier]:
+    """The ways to a provider that the environment names; where that cannot work, say why and exit with 2."""
+    try:
+        return provider.suppliers(load(provider.settings))
+    except ValueError as error:
+        sys.stderr.write(f"OpenToken cannot start, because of its settings:\n  {error}\n")
+        sys.exit(2)
+
+
 def main(provider: Provider) -> None:
     """Run the provider's worker until told to stop."""
-    settings, own = load(WorkerSettings), load(provider.settings)
+    settings = load(WorkerSettings)
     log.configure(settings.log_format, settings.log_level)
     app = build_app(
         provider,
-        provider.suppliers(own),
+        suppliers_of(provider),
         catalog.load(settings.catalog),
         settings.internal_token.get_secret_value(),
         partial(connect, settings.broker_url, shards=settings.ledger_shards, name=f"worker-{provider.name}"),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
+import orjson
 from pydantic import SecretStr
 
 from shared.catalog import Model
@@ -39,6 +40,10 @@ class ProviderSettings(Environment):
         """The keys, in the order of trying."""
         given = self.api_key.get_secret_value().split(",") if self.api_key else []
         return [key.strip() for key in given if key.strip()]
+
+    def keyed(self, name: str, address: str, header: str) -> "list[Supplier]":
+        """One supplier for each key, which goes into `header`."""
+        return [Supplier(f"{name}-{number}", address, {header: key}) for number, key in enumerate(self.keys, start=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +216,21 @@ class Provider:
     """When our client leaves: cut the call, where that stops the provider's meter; else read on for the counts."""
     embed: Callable[[Call[EmbeddingsRequest]], EmbeddingsPlan] | None = None
     """Makes embeddings, where the provider has them: yields its calls, returns the vectors."""
+
+
+def json_object(data: str | bytes, or_else: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A JSON object from a provider, bare or as the first of an array; for anything else `or_else`, or Failed."""
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        value = None
+    if isinstance(value, list) and value:
+        value = value[0]
+    if isinstance(value, dict):
+        return value
+    if or_else is not None:
+        return or_else
+    raise Failed(NoSupplier(), "the provider sent something that is not a JSON object", retries=1)
 
 
 def failed(status: int, words: str | None, headers: Mapping[str, str] | None = None) -> Failed:

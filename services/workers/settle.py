@@ -132,11 +132,8 @@ def digest(key: str, workspace_id: str, user: str | None) -> str | None:
 
 
 def _texts(request: ChatRequest) -> Iterable[bytes]:
-    for message in request.messages:
-        if isinstance(message.content, str):
-            yield message.content.encode()
-        else:
-            yield from (part.text.encode() for part in message.content or [] if isinstance(part, TextPart))
+    parts = (part for message in request.messages for part in message.parts)
+    return (part.text.encode() for part in parts if isinstance(part, TextPart))
 
 
 def _tokens(sizes: Iterable[int]) -> int:

@@ -4,7 +4,6 @@ System and developer messages are hoisted, in their order; the rest becomes bloc
 refuses it. Members without a counterpart are left out. Which sampling and thinking a model takes: `models.py`.
 """
 
-import re
 from typing import Any
 
 import orjson
@@ -17,12 +16,11 @@ from shared.catalog import Model
 from shared.errors import InvalidRequest
 from shared.openai import (
     EFFORT_PERCENT,
-    AssistantMessage,
     ChatRequest,
     Effort,
-    ImagePart,
+    ImageUrl,
     Message,
-    RefusalPart,
+    Part,
     SystemMessage,
     TextPart,
     Thinking,
@@ -32,7 +30,7 @@ DEFAULT_MAX_TOKENS = 16_384  # the API demands a number; enough for long answers
 MIN_THINKING_BUDGET = 1_024  # the API's own minimum
 MAX_CACHE_BREAKPOINTS = 4  # the API's own maximum
 STEPS: tuple[Effort, ...] = ("low", "medium", "high")  # the first that the share asked for fits in; else xhigh
-DATA_URL = re.compile(r"data:(image/(?:png|jpeg|gif|webp));base64,(.+)", re.DOTALL)
+MEDIA_TYPES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
 Body = dict[str, Any]
 
@@ -49,8 +47,9 @@ def body(request: ChatRequest, model: Model) -> Body:
     max_tokens = min(request.output_limit or DEFAULT_MAX_TOKENS, model.max_output_tokens)
     family = FAMILIES[model.family]
     thinking, effort = _thinking(request.thinking, family, max_tokens)
-    system = [block for message in request.messages if isinstance(message, SystemMessage) for block in _blocks(message)]
+    system = [_block(part) for one in request.messages if isinstance(one, SystemMessage) for part in one.parts]
     turns = [_turn(message) for message in request.messages if not isinstance(message, SystemMessage)]
+    stop = [sequence for sequence in request.stop_sequences if sequence.strip()]  # the API refuses blank ones
     translated: Body = {
         "model": model.upstream,
         "max_tokens": max_tokens,
@@ -59,7 +58,7 @@ def body(request: ChatRequest, model: Model) -> Body:
         **(_sampling(request) if family.sampling and not thinking else {}),
         **thinking,
         **_output_config(request, effort),
-        **_stop(request),
+        **({"stop_sequences": stop} if stop else {}),
         **({"stream": True} if request.stream else {}),
     }
     _check_breakpoints(translated)
@@ -67,38 +66,23 @@ def body(request: ChatRequest, model: Model) -> Body:
 
 
 def _turn(message: Message) -> Body:
-    return {"role": "assistant" if message.role == "assistant" else "user", "content": _blocks(message)}
+    blocks = [_block(part) for part in message.parts]
+    return {"role": "assistant" if message.role == "assistant" else "user", "content": blocks}
 
 
-def _blocks(message: Message) -> list[Body]:
-    content = message.content or (message.refusal if isinstance(message, AssistantMessage) else None) or []
-    if isinstance(content, str):
-        return [_text(content)]
-    blocks = [_block(part) for part in content]
-    return [block for block in blocks if block.get("text") != ""]
-
-
-def _text(text: str) -> Body:
-    return {"type": "text", "text": text}
-
-
-def _block(part: TextPart | ImagePart | RefusalPart) -> Body:
-    if isinstance(part, RefusalPart):
-        return _text(part.refusal)
-    block = _text(part.text) if isinstance(part, TextPart) else _image(part.image_url.url)
+def _block(part: Part) -> Body:
+    block: Body = {"type": "text", "text": part.text} if isinstance(part, TextPart) else _image(part.image_url)
     if part.cache_control is not None:
         block["cache_control"] = part.cache_control.model_dump(include={"type", "ttl"}, exclude_none=True)
     return block
 
 
-def _image(url: str) -> Body:
-    if url.startswith("https://"):  # fetched by the provider, never by us
-        return {"type": "image", "source": {"type": "url", "url": url}}
-    if not (match := DATA_URL.fullmatch(url)):
-        raise InvalidRequest(
-            "images must be https URLs, or base64 data URLs of png, jpeg, gif or webp", param="messages"
-        )
-    media_type, data = match.groups()
+def _image(image: ImageUrl) -> Body:
+    if (inline := image.inline) is None:  # fetched by the provider, never by us
+        return {"type": "image", "source": {"type": "url", "url": image.url}}
+    media_type, data = inline
+    if media_type not in MEDIA_TYPES:
+        raise InvalidRequest(f"images must be one of {', '.join(MEDIA_TYPES)}, not {media_type}", param="messages")
     return {"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data}}
 
 
@@ -112,11 +96,6 @@ def _sampling(request: ChatRequest) -> Body:
     if request.top_k is not None:
         sampling["top_k"] = request.top_k
     return sampling
-
-
-def _stop(request: ChatRequest) -> Body:
-    sequences = [sequence for sequence in request.stop_sequences if sequence.strip()]  # the API refuses blank ones
-    return {"stop_sequences": sequences} if sequences else {}
 
 
 def _output_config(request: ChatRequest, effort: str | None) -> Body:

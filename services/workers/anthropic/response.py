@@ -8,31 +8,36 @@ stop_reason was seen; `message_stop` adds nothing.
 from collections.abc import Mapping
 from typing import Any
 
-from services.workers.anthropic.wire import loads, read_error, usage
-from services.workers.provider import Answer, Delta, Failed, Finish, FinishReason, UpstreamReply, UpstreamRequest, Usage
+from services.workers.anthropic.wire import read_error, usage
+from services.workers.provider import (
+    Answer,
+    Delta,
+    Failed,
+    Finish,
+    FinishReason,
+    UpstreamReply,
+    UpstreamRequest,
+    Usage,
+    json_object,
+)
 from shared.errors import UpstreamError
 from shared.openai import ChatRequest
 from shared.sse import Event
 
 FINISH_REASONS: dict[str, FinishReason] = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "pause_turn": "stop",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "tool_use": "tool_calls",
-    "refusal": "content_filter",
-}
+    "end_turn": "stop", "stop_sequence": "stop", "pause_turn": "stop", "max_tokens": "length",
+    "model_context_window_exceeded": "length", "tool_use": "tool_calls", "refusal": "content_filter",
+}  # fmt: skip
 
 
 def answer(request: ChatRequest, _: UpstreamRequest, reply: UpstreamReply) -> Answer:
     """A whole answer. Raises Failed."""
-    body = loads(reply.body)
+    body = json_object(reply.body)
     blocks = body.get("content") or []
     text = "".join(block.get("text", "") for block in blocks if block.get("type") == "text")
     message: dict[str, Any] = {"role": "assistant", "content": text}
     reasoning = "".join(block.get("thinking", "") for block in blocks if block.get("type") == "thinking")
-    if reasoning and _shown(request):
+    if reasoning and request.shows_reasoning:
         message["reasoning"] = reasoning
     finish = _finish(body.get("stop_reason"), started=bool(text))
     if finish.reason == "content_filter" and (refusal := _refusal(body)):
@@ -46,7 +51,7 @@ class Stream:
     def __init__(self, request: ChatRequest, _: UpstreamRequest, headers: Mapping[str, str]) -> None:
         self.finish: Finish | None = None
         self.upstream_id = headers.get("request-id")
-        self._shown = _shown(request)
+        self._shown = request.shows_reasoning
         self._started = False
         self._usage: dict[str, Any] = {}
 
@@ -57,7 +62,7 @@ class Stream:
 
     def feed(self, event: Event) -> list[Delta]:
         """The deltas of one event. Raises Failed for `error`."""
-        data = loads(event.data)
+        data = json_object(event.data)
         match data.get("type"):
             case "content_block_start":
                 return self._delta(data.get("content_block") or {})
@@ -103,7 +108,3 @@ def _finish(native: str | None, *, started: bool) -> Finish:
 
 def _refusal(holder: dict[str, Any]) -> str | None:
     return (holder.get("stop_details") or {}).get("explanation")
-
-
-def _shown(request: ChatRequest) -> bool:
-    return request.thinking is not None and request.thinking.shown

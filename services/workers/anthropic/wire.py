@@ -7,27 +7,18 @@ and clients of ours may send those.
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from pydantic import Field, SecretStr
 
-from services.workers.provider import Failed, ProviderSettings, Supplier, UpstreamReply, Usage, failed
+from services.workers.provider import Failed, ProviderSettings, Supplier, UpstreamReply, Usage, failed, json_object
 from shared.errors import NoSupplier, UpstreamError
 from shared.money import Tokens
 
 VERSION = "2023-06-01"
 STATUS_OF_ERROR = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "conflict_error": 409,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "api_error": 500,
-    "timeout_error": 504,
-    "overloaded_error": 529,
-}
+    "invalid_request_error": 400, "authentication_error": 401, "billing_error": 402, "permission_error": 403,
+    "not_found_error": 404, "conflict_error": 409, "request_too_large": 413, "rate_limit_error": 429,
+    "api_error": 500, "timeout_error": 504, "overloaded_error": 529,
+}  # fmt: skip
 
 
 class Settings(ProviderSettings):
@@ -39,11 +30,7 @@ class Settings(ProviderSettings):
 
 def suppliers(settings: ProviderSettings) -> list[Supplier]:
     """One supplier for each key."""
-    address = settings.base_url.rstrip("/")
-    return [
-        Supplier(f"anthropic-{number}", address, {"x-api-key": key})
-        for number, key in enumerate(settings.keys, start=1)
-    ]
+    return settings.keyed("anthropic", settings.base_url.rstrip("/"), "x-api-key")
 
 
 def headers(supplier: Supplier) -> dict[str, str]:
@@ -51,24 +38,9 @@ def headers(supplier: Supplier) -> dict[str, str]:
     return {**supplier.headers, "anthropic-version": VERSION, "content-type": "application/json"}
 
 
-def loads(data: str | bytes) -> dict[str, Any]:
-    """A JSON object from Anthropic; raises Failed where it sent something else."""
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):
-        raise Failed(NoSupplier(), "the provider sent something that is not a JSON object", retries=1)
-    return value
-
-
 def failure(_: Supplier, reply: UpstreamReply) -> Failed:
     """A reply whose status is not 2xx. Any body will do: a proxy in between may have written it."""
-    try:
-        body = loads(reply.body)
-    except Failed:
-        body = {}
-    return read_error(body, reply.status, reply.headers)
+    return read_error(json_object(reply.body, or_else={}), reply.status, reply.headers)
 
 
 def read_error(

@@ -15,7 +15,7 @@ import orjson
 from services.workers.google.vertex import Credentials, model_name, read
 from services.workers.provider import DISPROVED, Call, Failed, UpstreamReply, UpstreamRequest
 from shared.errors import UpstreamError
-from shared.openai import ChatRequest, SystemMessage, TextPart
+from shared.openai import ChatRequest, SystemMessage
 
 TTL_S = 300  # as long as Anthropic's shorter cache lives, so that one breakpoint means the same everywhere
 RENEW_BELOW_S = TTL_S / 2  # a cache in use is prolonged in its second half
@@ -45,12 +45,8 @@ class Content:
 
 def wanted(request: ChatRequest) -> bool:
     """Whether a system part carries a breakpoint; elsewhere there is nothing that it could mean."""
-    return any(
-        isinstance(part, TextPart) and part.cache_control is not None
-        for message in request.messages
-        if isinstance(message, SystemMessage) and not isinstance(message.content, str)
-        for part in message.content
-    )
+    system = (message for message in request.messages if isinstance(message, SystemMessage))
+    return any(part.cache_control is not None for message in system for part in message.parts)
 
 
 def with_cache(

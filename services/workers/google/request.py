@@ -5,7 +5,6 @@ System and developer messages are hoisted into systemInstruction. All tool resul
 """
 
 import mimetypes
-import re
 from typing import Any
 
 import orjson
@@ -13,17 +12,16 @@ import orjson
 from services.workers.google.caching import Content, wanted, with_cache
 from services.workers.google.models import FAMILIES, Family
 from services.workers.google.schema import supported
-from services.workers.google.tools import CallsOfTurn, call_parts, declarations, tool_config
+from services.workers.google.tools import call_parts, declarations, tool_config, tool_results
 from services.workers.google.vertex import authorised, model_url
 from services.workers.provider import DISPROVED, Call, Plan, UpstreamRequest
 from shared.catalog import Model
-from shared.errors import InvalidRequest
 from shared.openai import (
     AssistantMessage,
     ChatRequest,
-    ImagePart,
+    ImageUrl,
     Message,
-    RefusalPart,
+    Part,
     SystemMessage,
     TextPart,
     Thinking,
@@ -34,7 +32,8 @@ BUDGET_RANGE = (128, 32_768)  # thinkingBudget of gemini-2.5-pro
 BUDGET_PERCENT = 80  # of max_tokens: what is left is for the answer itself
 LEVEL_STEPS = ((1_024, "LOW"), (8_192, "MEDIUM"))  # reasoning.max_tokens up to which a level is chosen; else HIGH
 PENALTIES = frozenset({"presencePenalty", "frequencyPenalty"})
-DATA_URL = re.compile(r"data:(image/[\w.+-]+);base64,(.+)", re.DOTALL)
+
+NO_TURN = AssistantMessage(role="assistant")  # nothing was called yet
 
 Body = dict[str, Any]
 
@@ -70,7 +69,7 @@ def _with_penalties(call: Call[ChatRequest], sent: Body) -> tuple[Body, dict[str
 def body(request: ChatRequest, model: Model) -> Body:
     """The request's JSON."""
     family = FAMILIES[model.family]
-    system = [part for message in request.messages if isinstance(message, SystemMessage) for part in _parts(message)]
+    system = [_part(part) for one in request.messages if isinstance(one, SystemMessage) for part in one.parts]
     config = _generation_config(request, model, family)
     return {
         "contents": _contents(request.messages, family),
@@ -83,48 +82,29 @@ def body(request: ChatRequest, model: Model) -> Body:
 
 def _contents(messages: list[Message], family: Family) -> list[Body]:
     contents: list[Body] = []
-    turn = CallsOfTurn.none()
+    turn, results = NO_TURN, list[ToolMessage]()
+    with_ids = not family.legacy
     for message in messages:
-        if isinstance(message, SystemMessage):
-            continue
         if isinstance(message, ToolMessage):
-            turn.add_result(message)
-            continue
-        contents += turn.results()
-        turn = CallsOfTurn.none()
-        if isinstance(message, AssistantMessage):
-            turn = CallsOfTurn.of(message, with_ids=not family.legacy)
-            contents += _content("model", _parts(message) + call_parts(message, with_ids=not family.legacy))
-        else:
-            contents += _content("user", _parts(message))
-    return contents + turn.results()
+            results.append(message)
+        elif not isinstance(message, SystemMessage):
+            contents += tool_results(turn, results, with_ids=with_ids)
+            turn, results = message if isinstance(message, AssistantMessage) else NO_TURN, []
+            if parts := [*map(_part, message.parts), *call_parts(turn, with_ids=with_ids)]:
+                contents.append({"role": "model" if message is turn else "user", "parts": parts})
+    return contents + tool_results(turn, results, with_ids=with_ids)
 
 
-def _content(role: str, parts: list[Body]) -> list[Body]:
-    return [{"role": role, "parts": parts}] if parts else []
+def _part(part: Part) -> Body:
+    return {"text": part.text} if isinstance(part, TextPart) else _image(part.image_url)
 
 
-def _parts(message: Message) -> list[Body]:
-    content = message.content or (message.refusal if isinstance(message, AssistantMessage) else None) or []
-    if isinstance(content, str):
-        return [{"text": content}]
-    return [part for item in content if (part := _part(item)) != {"text": ""}]
-
-
-def _part(part: TextPart | ImagePart | RefusalPart) -> Body:
-    if isinstance(part, TextPart):
-        return {"text": part.text}
-    return {"text": part.refusal} if isinstance(part, RefusalPart) else _image(part.image_url.url)
-
-
-def _image(url: str) -> Body:
-    if url.startswith("https://"):  # fetched by the provider, never by us
-        guessed = mimetypes.guess_type(url.partition("?")[0])[0] or ""
-        return {"fileData": {"mimeType": guessed if guessed.startswith("image/") else "image/jpeg", "fileUri": url}}
-    if not (match := DATA_URL.fullmatch(url)):
-        raise InvalidRequest("images must be https URLs, or base64 data URLs", param="messages")
-    media_type, data = match.groups()
-    return {"inlineData": {"mimeType": media_type, "data": data}}
+def _image(image: ImageUrl) -> Body:
+    if (inline := image.inline) is None:  # fetched by the provider, never by us
+        guessed = mimetypes.guess_type(image.url.partition("?")[0])[0] or ""
+        media_type = guessed if guessed.startswith("image/") else "image/jpeg"
+        return {"fileData": {"mimeType": media_type, "fileUri": image.url}}
+    return {"inlineData": {"mimeType": inline[0], "data": inline[1]}}
 
 
 def _generation_config(request: ChatRequest, model: Model, family: Family) -> Body:
@@ -135,18 +115,12 @@ def _generation_config(request: ChatRequest, model: Model, family: Family) -> Bo
         "topK": request.top_k,
         "maxOutputTokens": limit,
         "stopSequences": request.stop_sequences or None,
-        **(
-            {
-                "seed": request.seed,
-                "presencePenalty": request.presence_penalty,
-                "frequencyPenalty": request.frequency_penalty,
-            }
-            if family.legacy
-            else {}
-        ),
         **_response_format(request),
         "thinkingConfig": _thinking(request.thinking, family, limit),
     }
+    if family.legacy:
+        config["seed"], config["presencePenalty"] = request.seed, request.presence_penalty
+        config["frequencyPenalty"] = request.frequency_penalty
     return {name: value for name, value in config.items() if value is not None}
 
 
@@ -154,11 +128,8 @@ def _response_format(request: ChatRequest) -> Body:
     wanted = request.response_format
     if wanted is None or wanted.type == "text":
         return {}
-    schema = wanted.json_schema.json_schema if wanted.json_schema else None
-    return {
-        "responseMimeType": "application/json",
-        "responseJsonSchema": supported(schema) if wanted.type == "json_schema" else None,
-    }
+    schema = wanted.json_schema.json_schema if wanted.json_schema and wanted.type == "json_schema" else None
+    return {"responseMimeType": "application/json", "responseJsonSchema": schema and supported(schema)}
 
 
 def _thinking(asked: Thinking | None, family: Family, limit: int | None) -> Body | None:

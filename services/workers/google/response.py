@@ -9,46 +9,45 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.workers.google.tools import tool_call
-from services.workers.google.wire import loads, read_error, usage
-from services.workers.provider import Answer, Delta, Failed, Finish, FinishReason, UpstreamReply, UpstreamRequest, Usage
+from services.workers.google.wire import read_error, usage
+from services.workers.provider import (
+    Answer,
+    Delta,
+    Failed,
+    Finish,
+    FinishReason,
+    UpstreamReply,
+    UpstreamRequest,
+    Usage,
+    json_object,
+)
 from shared.errors import UpstreamError
 from shared.openai import ChatRequest
 from shared.sse import Event
 
+FILTERED = (
+    "SAFETY", "RECITATION", "LANGUAGE", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "NO_IMAGE", "ESCALATION",
+    "MODEL_ARMOR",
+)  # fmt: skip
 FINISH_REASONS: dict[str, FinishReason] = {
-    "STOP": "stop",
-    "MAX_TOKENS": "length",
-    "CONTINUATION": "length",
-    "SAFETY": "content_filter",
-    "RECITATION": "content_filter",
-    "LANGUAGE": "content_filter",
-    "BLOCKLIST": "content_filter",
-    "PROHIBITED_CONTENT": "content_filter",
-    "SPII": "content_filter",
-    "NO_IMAGE": "content_filter",
-    "ESCALATION": "content_filter",
-    "MODEL_ARMOR": "content_filter",
-}
+    "STOP": "stop", "MAX_TOKENS": "length", "CONTINUATION": "length", **dict.fromkeys(FILTERED, "content_filter"),
+}  # fmt: skip
 
 
 def answer(request: ChatRequest, sent: UpstreamRequest, reply: UpstreamReply) -> Answer:
     """A whole answer. Raises Failed."""
     stream = Stream(request, sent, reply.headers)
-    deltas = stream.read(loads(reply.body))
+    deltas = stream.read(json_object(reply.body))
     if stream.finish is None:
         raise Failed(UpstreamError("the provider's answer has no end"), retries=1)
-    calls = [_without_index(call) for delta in deltas for call in delta.get("tool_calls", [])]
+    calls = [call for delta in deltas for call in delta.get("tool_calls", [])]
     text = "".join(delta.get("content", "") for delta in deltas)
     message: dict[str, Any] = {"role": "assistant", "content": text if text or not calls else None}
     if reasoning := "".join(delta.get("reasoning", "") for delta in deltas):
         message["reasoning"] = reasoning
     if calls:
-        message["tool_calls"] = calls
+        message["tool_calls"] = [{name: call[name] for name in call if name != "index"} for call in calls]
     return Answer(message, stream.finish, stream.usage, stream.upstream_id)
-
-
-def _without_index(call: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in call.items() if name != "index"}
 
 
 class Stream:
@@ -57,7 +56,7 @@ class Stream:
     def __init__(self, request: ChatRequest, sent: UpstreamRequest, _: Mapping[str, str]) -> None:
         self.finish: Finish | None = None
         self.upstream_id: str | None = None
-        self._shown = request.thinking is not None and request.thinking.shown
+        self._shown = request.shows_reasoning
         self._started = False
         self._calls = 0
         self._writes_cache = sent.writes_cache
@@ -70,7 +69,7 @@ class Stream:
 
     def feed(self, event: Event) -> list[Delta]:
         """The deltas of one event. Raises Failed for an error object."""
-        return self.read(loads(event.data))
+        return self.read(json_object(event.data))
 
     def read(self, data: dict[str, Any]) -> list[Delta]:
         """The deltas of one response object."""
@@ -103,9 +102,7 @@ class Stream:
         """STOP stands for calls, too. A reason that is a failure fails the call unless something was already sent."""
         if native is None:
             return
-        reason: FinishReason | None = FINISH_REASONS.get(native)
-        if native.startswith("IMAGE_"):
-            reason = "content_filter"
+        reason = "content_filter" if native.startswith("IMAGE_") else FINISH_REASONS.get(native)
         if reason is None and not self._started:
             raise Failed(UpstreamError(f"the provider gave no answer: {native}"), retries=1)
         if self._calls and reason in {"stop", None}:

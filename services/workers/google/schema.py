@@ -5,41 +5,15 @@ Source: ai.google.dev, "Structured output", supported keywords: an allow-list, s
 
 from typing import Any
 
-KEYWORDS = frozenset(
-    [
-        "$id",
-        "$defs",
-        "$ref",
-        "$anchor",
-        "type",
-        "format",
-        "title",
-        "description",
-        "enum",
-        "items",
-        "prefixItems",
-        "minItems",
-        "maxItems",
-        "minimum",
-        "maximum",
-        "anyOf",
-        "oneOf",
-        "properties",
-        "additionalProperties",
-        "required",
-        "propertyOrdering",
-    ]
-)
+KEYWORDS = frozenset([
+    "$id", "$defs", "$ref", "$anchor", "type", "format", "title", "description", "enum", "items", "prefixItems",
+    "minItems", "maxItems", "minimum", "maximum", "anyOf", "oneOf", "properties", "additionalProperties", "required",
+    "propertyOrdering",
+])  # fmt: skip
 MAPS = frozenset({"properties", "$defs"})  # name → schema: the names are not keywords
 TYPE_NAMES = {
-    str: "string",
-    bool: "boolean",
-    int: "integer",
-    float: "number",
-    type(None): "null",
-    dict: "object",
-    list: "array",
-}
+    str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null", dict: "object", list: "array",
+}  # fmt: skip
 
 
 def supported(schema: Any) -> Any:

@@ -5,8 +5,7 @@ through the client on the tool call (`extra_content.google.thought_signature`), 
 Ids that we made up (`call_ot_…`) are never sent upstream.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import orjson
 from pydantic import ValidationError
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 from services.workers.google.schema import supported
 from shared.errors import InvalidRequest
 from shared.ids import new_id
-from shared.openai import AssistantMessage, NamedTool, Tool, ToolCall, ToolChoice, ToolMessage
+from shared.openai import AssistantMessage, NamedTool, TextPart, Tool, ToolCall, ToolChoice, ToolMessage
 
 OUR_PREFIX = "call_ot_"
 MODES = {"auto": "AUTO", "required": "ANY", "none": "NONE"}
@@ -92,40 +91,20 @@ def _signature(call: ToolCall, message: AssistantMessage) -> str | None:
     return next((data for data in of_call if isinstance(data, str)), None)
 
 
-@dataclass(slots=True)
-class CallsOfTurn:
-    """The calls of one assistant turn, and the results that come for them."""
-
-    calls: list[ToolCall]
-    with_ids: bool
-    found: dict[str, Body] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, message: AssistantMessage, *, with_ids: bool) -> Self:
-        """The calls of this turn, none answered yet."""
-        return cls(message.tool_calls or [], with_ids)
-
-    @classmethod
-    def none(cls) -> Self:
-        """No calls: any result is one too many."""
-        return cls([], with_ids=False)
-
-    def add_result(self, message: ToolMessage) -> None:
-        """Keep a result for its call. Raises InvalidRequest where there is none."""
-        call = next((call for call in self.calls if call.id == message.tool_call_id), None)
-        if call is None:
-            raise InvalidRequest(f'no tool call "{message.tool_call_id}" in the turn before', param="messages")
-        response = {"name": call.function.name, "response": _response(message), **_id(call.id, with_ids=self.with_ids)}
-        self.found[call.id] = {"functionResponse": response}
-
-    def results(self) -> list[Body]:
-        """One content with all results, in the order of the calls; none where there is no result."""
-        parts = [self.found[call.id] for call in self.calls if call.id in self.found]
-        return [{"role": "user", "parts": parts}] if parts else []
+def tool_results(turn: AssistantMessage, results: list[ToolMessage], *, with_ids: bool) -> list[Body]:
+    """One content with the results of a turn, in the order of its calls. Raises InvalidRequest for one too many."""
+    found, calls = dict[str, Body](), {call.id: call for call in turn.tool_calls or []}
+    for result in results:
+        if (call := calls.get(result.tool_call_id)) is None:
+            raise InvalidRequest(f'no tool call "{result.tool_call_id}" in the turn before', param="messages")
+        response = {"name": call.function.name, "response": _response(result), **_id(call.id, with_ids=with_ids)}
+        found[call.id] = {"functionResponse": response}
+    parts = [found[id_] for id_ in calls if id_ in found]
+    return [{"role": "user", "parts": parts}] if parts else []
 
 
 def _response(message: ToolMessage) -> Body:
-    text = message.content if isinstance(message.content, str) else "".join(part.text for part in message.content)
+    text = "".join(part.text for part in message.parts if isinstance(part, TextPart))
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError:

@@ -1,21 +1,18 @@
 """Vertex AI: the same models at another address, with a service account instead of a key.
 
-Sources: docs.cloud.google.com, "Generative AI on Vertex AI REST API" and "Flex PayGo"; RFC 7523 for the exchange of a
-signed assertion for an access token. Flex is sold by the global endpoint alone; embeddings by regional ones alone.
+Sources: docs.cloud.google.com, "Generative AI on Vertex AI REST API" and "Flex PayGo". Flex is sold by the global
+endpoint alone, embeddings by regional ones alone.
 """
 
-import json
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
-from google.auth import jwt
-from google.auth.crypt import RSASigner
 from pydantic import Field, SecretStr
 
 from services.workers.google import wire
+from services.workers.grants import ServiceAccount, service_account, token_in, token_request
 from services.workers.provider import (
     DISPROVED,
     RETRIES,
@@ -26,14 +23,14 @@ from services.workers.provider import (
     Supplier,
     UpstreamReply,
     UpstreamRequest,
+    json_object,
 )
 from shared.errors import VertexAuthFailed
 
 GLOBAL = "global"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
-GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-ASSERTION_S = 3600  # the longest that Google accepts
 TOKEN_MARGIN_S = 300  # a token is renewed this long before its end, so that none ends on the way
+JSON = {"content-type": "application/json"}
 FLEX_HEADERS = {"X-Vertex-AI-LLM-Request-Type": "shared", "X-Vertex-AI-LLM-Shared-Request-Type": "flex"}
 
 
@@ -48,15 +45,6 @@ class Settings(ProviderSettings):
     project: str | None = Field(default=None, validation_alias="GOOGLE_CLOUD_PROJECT")
     location: str = Field(default=GLOBAL, validation_alias="GOOGLE_CLOUD_LOCATION")
     vertex_base_url: str | None = Field(default=None, validation_alias="OPENTOKEN_VERTEX_BASE_URL")
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceAccount:
-    """The members of a service account's key file that a token takes."""
-
-    email: str
-    token_uri: str
-    signer: RSASigner = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,26 +63,17 @@ class VertexSupplier(Supplier):
 
 def suppliers(settings: Settings) -> list[Supplier]:
     """The Gemini API with each key, then Vertex AI at each location. Raises ValueError for an unfit key file."""
-    address = f"{settings.base_url.rstrip('/')}/v1beta"
-    gemini = [
-        Supplier(f"gemini-{number}", address, {"x-goog-api-key": key})
-        for number, key in enumerate(settings.keys, start=1)
-    ]
-    return gemini if settings.credentials is None else [*gemini, *_vertex(settings, settings.credentials)]
-
-
-def _vertex(settings: Settings, file: Path) -> list[Supplier]:
+    gemini = settings.keyed("gemini", f"{settings.base_url.rstrip('/')}/v1beta", "x-goog-api-key")
+    if settings.credentials is None:
+        return gemini
     try:
-        info = json.loads(file.read_text("utf-8"))
-        account = ServiceAccount(info["client_email"], info["token_uri"], RSASigner.from_service_account_info(info))  # type: ignore[no-untyped-call]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"GOOGLE_APPLICATION_CREDENTIALS: {file} is not a service account's key file ({error})"
-        ) from None
-    project = settings.project or info.get("project_id")
-    if not project:
+        account = service_account(settings.credentials)
+    except ValueError as error:
+        raise ValueError(f"GOOGLE_APPLICATION_CREDENTIALS: {error}") from None
+    if not (project := settings.project or account.project):
         raise ValueError("GOOGLE_CLOUD_PROJECT: no project is set, and the key file names none")
-    return [_at(location.strip(), project, settings, account) for location in settings.location.split(",")]
+    locations = [location.strip() for location in settings.location.split(",")]
+    return [*gemini, *(_at(location, project, settings, account) for location in locations)]
 
 
 def _at(location: str, project: str, settings: Settings, account: ServiceAccount) -> VertexSupplier:
@@ -138,36 +117,24 @@ def authorised(call: Call[R]) -> Generator[UpstreamRequest, UpstreamReply, Crede
     """The credentials of the call's supplier; an access token is fetched where none is remembered. Raises Failed."""
     supplier = call.supplier
     if not isinstance(supplier, VertexSupplier):
-        return Credentials(wire.headers(supplier))
+        return Credentials({**supplier.headers, **JSON})
     key = f"token:{supplier.account.email}"
     token = call.memory.get(key)
     if token is None or token is DISPROVED:
-        token, lifetime_s = _token((yield _exchange(supplier.account, call.now_s)))
+        reply = yield token_request(supplier.account, SCOPE, call.now_s)
+        if (given := token_in(reply)) is None:
+            words, retries = f"the token endpoint answered {reply.status}", RETRIES if reply.status >= 500 else 0
+            raise Failed(VertexAuthFailed(), words, retries=retries)
+        token, lifetime_s = given
         call.memory.put(key, token, lifetime_s - TOKEN_MARGIN_S)
     flex = FLEX_HEADERS if call.service_tier == "flex" else {}
-    return Credentials({"authorization": f"Bearer {token}", "content-type": "application/json", **flex}, {"token": key})
-
-
-def _exchange(account: ServiceAccount, now_s: int) -> UpstreamRequest:
-    claims = {"iss": account.email, "scope": SCOPE, "aud": account.token_uri, "iat": now_s, "exp": now_s + ASSERTION_S}
-    form = {"grant_type": GRANT, "assertion": jwt.encode(account.signer, claims).decode()}  # type: ignore[no-untyped-call]
-    headers = {"content-type": "application/x-www-form-urlencoded"}
-    return UpstreamRequest(account.token_uri, headers, urlencode(form).encode())
-
-
-def _token(reply: UpstreamReply) -> tuple[str, int]:
-    """The access token and its lifetime in seconds."""
-    body: dict[str, Any] = wire.loads(reply.body) if reply.status == 200 else {}
-    if "access_token" not in body:
-        retries = RETRIES if reply.status >= 500 else 0
-        raise Failed(VertexAuthFailed(), f"the token endpoint answered {reply.status}", retries=retries)
-    return body["access_token"], int(body.get("expires_in", ASSERTION_S))
+    return Credentials({"authorization": f"Bearer {token}", **JSON, **flex}, {"token": key})
 
 
 def read(call: Call[R], credentials: Credentials, reply: UpstreamReply) -> dict[str, Any]:
     """The body of a reply on the way to an answer. Raises Failed; a token that is refused is forgotten."""
     if reply.status == 200:
-        return wire.loads(reply.body)
+        return json_object(reply.body)
     failed = failure(call.supplier, reply)
     if key := credentials.assumes.get(failed.disproves or ""):
         call.memory.put(key, DISPROVED, 0)

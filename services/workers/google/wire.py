@@ -7,40 +7,16 @@ import math
 import re
 from typing import Any
 
-import orjson
-
-from services.workers.provider import Failed, Supplier, UpstreamReply, Usage, failed
+from services.workers.provider import Failed, UpstreamReply, Usage, failed, json_object
 from shared.errors import NoSupplier, UpstreamAuthFailed, UpstreamError
 from shared.money import Tokens
 
 CACHE = re.compile(r"cached? ?content", re.IGNORECASE)  # the Gemini API and Vertex AI word it differently
 
 
-def headers(supplier: Supplier) -> dict[str, str]:
-    """The headers of every call."""
-    return {**supplier.headers, "content-type": "application/json"}
-
-
-def loads(data: str | bytes) -> dict[str, Any]:
-    """A JSON object from Google, which may wrap an error in an array; raises Failed for anything else."""
-    try:
-        value = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        value = None
-    if isinstance(value, list) and value:
-        value = value[0]
-    if not isinstance(value, dict):
-        raise Failed(NoSupplier(), "the provider sent something that is not a JSON object", retries=1)
-    return value
-
-
 def failure(reply: UpstreamReply) -> Failed:
     """A reply whose status is not 2xx. Any body will do: a proxy in between may have written it."""
-    try:
-        body = loads(reply.body)
-    except Failed:
-        body = {}
-    return read_error(body.get("error"), reply.status)
+    return read_error(json_object(reply.body, or_else={}).get("error"), reply.status)
 
 
 def read_error(error: Any, status: int | None = None) -> Failed:

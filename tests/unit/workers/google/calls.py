@@ -5,7 +5,8 @@ from typing import Any
 
 import orjson
 
-from services.workers.google.vertex import ServiceAccount, VertexSupplier
+from services.workers.google.vertex import VertexSupplier
+from services.workers.grants import ServiceAccount
 from services.workers.memory import BoundedMemory
 from services.workers.provider import Call, Supplier, UpstreamReply, UpstreamRequest
 from shared import catalog
@@ -23,7 +24,7 @@ def account() -> ServiceAccount:
     """A service account; the key behind it takes a while to make."""
     from google.auth.crypt import RSASigner  # noqa: PLC0415 - what needs no account needs no key
 
-    return ServiceAccount(EMAIL, TOKEN_URI, RSASigner.from_string(key_pair().private))  # type: ignore[no-untyped-call]
+    return ServiceAccount(EMAIL, TOKEN_URI, None, RSASigner.from_string(key_pair().private))  # type: ignore[no-untyped-call]
 
 
 def vertex(location: str = "global") -> VertexSupplier:

@@ -120,12 +120,6 @@ def test_a_region_of_vertex_is_asked_text_by_text_and_its_counts_are_added_up() 
     assert (plan.result.usage.tokens.input, plan.result.usage.estimated) == (11, False)
 
 
-def test_the_global_endpoint_embeds_nothing_and_is_not_asked() -> None:
-    with pytest.raises(Failed) as failed:
-        planned("a", supplier=vertex("global"))
-    assert isinstance(failed.value.error, NoSupplier)
-
-
 def test_a_token_that_is_refused_in_the_middle_is_fetched_anew_by_the_next_attempt() -> None:
     memory, region = BoundedMemory(), vertex("us-central1")
     plan = planned("a", supplier=region, memory=memory).answer(granted())
