@@ -12,7 +12,8 @@ from shared.errors import (
     SpendLimitExceeded,
     UnsupportedParameter,
 )
-from shared.openai import AssistantMessage, ChatRequest, ToolMessage
+from shared.messages import AssistantMessage, ToolMessage
+from shared.openai import ChatRequest
 
 
 def check_key(standing: Standing, now: datetime) -> None:

@@ -20,8 +20,9 @@ from services.workers.provider import Finish, ServiceTier, Usage
 from shared.catalog import Model
 from shared.errors import ApiError
 from shared.events import BILLED, Attempt, Outcome, TokenCounts, TokenRates, UsageRecorded, utc_text
+from shared.messages import TextPart
 from shared.money import Tokens, cost_pico
-from shared.openai import ChatRequest, TextPart
+from shared.openai import ChatRequest
 
 BYTES_PER_TOKEN = 4  # the usual rule of thumb, where a provider gave no count
 

@@ -14,17 +14,8 @@ from services.workers.anthropic.wire import headers
 from services.workers.provider import Call, Plan, UpstreamRequest
 from shared.catalog import Model
 from shared.errors import InvalidRequest
-from shared.openai import (
-    EFFORT_PERCENT,
-    ChatRequest,
-    Effort,
-    ImageUrl,
-    Message,
-    Part,
-    SystemMessage,
-    TextPart,
-    Thinking,
-)
+from shared.messages import ImageUrl, Message, Part, SystemMessage, TextPart
+from shared.openai import EFFORT_PERCENT, ChatRequest, Effort, Thinking
 
 DEFAULT_MAX_TOKENS = 16_384  # the API demands a number; enough for long answers, small enough not to hit timeouts
 MIN_THINKING_BUDGET = 1_024  # the API's own minimum

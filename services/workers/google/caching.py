@@ -15,7 +15,8 @@ import orjson
 from services.workers.google.vertex import Credentials, model_name, read
 from services.workers.provider import DISPROVED, Call, Failed, UpstreamReply, UpstreamRequest
 from shared.errors import UpstreamError
-from shared.openai import ChatRequest, SystemMessage
+from shared.messages import SystemMessage
+from shared.openai import ChatRequest
 
 TTL_S = 300  # as long as Anthropic's shorter cache lives, so that one breakpoint means the same everywhere
 RENEW_BELOW_S = TTL_S / 2  # a cache in use is prolonged in its second half

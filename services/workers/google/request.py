@@ -16,17 +16,8 @@ from services.workers.google.tools import call_parts, declarations, tool_config,
 from services.workers.google.vertex import authorised, model_url
 from services.workers.provider import DISPROVED, Call, Plan, UpstreamRequest
 from shared.catalog import Model
-from shared.openai import (
-    AssistantMessage,
-    ChatRequest,
-    ImageUrl,
-    Message,
-    Part,
-    SystemMessage,
-    TextPart,
-    Thinking,
-    ToolMessage,
-)
+from shared.messages import AssistantMessage, ImageUrl, Message, Part, SystemMessage, TextPart, ToolMessage
+from shared.openai import ChatRequest, Thinking
 
 BUDGET_RANGE = (128, 32_768)  # thinkingBudget of gemini-2.5-pro
 BUDGET_PERCENT = 80  # of max_tokens: what is left is for the answer itself

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from services.workers.google.schema import supported
 from shared.errors import InvalidRequest
 from shared.ids import new_id
-from shared.openai import AssistantMessage, NamedTool, TextPart, Tool, ToolCall, ToolChoice, ToolMessage
+from shared.messages import AssistantMessage, NamedTool, TextPart, Tool, ToolCall, ToolChoice, ToolMessage
 
 OUR_PREFIX = "call_ot_"
 MODES = {"auto": "AUTO", "required": "ANY", "none": "NONE"}
