@@ -14,6 +14,7 @@ from typing import Literal
 import aio_pika
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange, AbstractIncomingMessage
+from aio_pika.connection import Connection, make_url
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelPreconditionFailed
 from pamqp.commands import Basic
 from pamqp.common import FieldValue
@@ -50,7 +51,7 @@ class RabbitBus:
     """One connection for publishing, kept up in the background, and one for each consumer."""
 
     def __init__(self, url: str, *, shards: int, name: str) -> None:
-        self._url, self._shards, self._name = url, shards, name
+        self._address, self._shards, self._name = make_url(url, heartbeat=HEARTBEAT_S), shards, name
         self._exchange: AbstractExchange | None = None
         self._packers = [Packer(partial(self._send, shard), in_flight=IN_FLIGHT) for shard in range(shards)]
         self._publisher = asyncio.create_task(self._keep("publisher", self._hold_open))
@@ -79,14 +80,13 @@ class RabbitBus:
 
     async def _keep(self, role: str, work: Callable[[AbstractConnection], Awaitable[None]]) -> None:
         """Connect, work until the connection breaks, and again, until cancelled."""
-        pause = RECONNECT_S[0]
+        pause, name = RECONNECT_S[0], f"{self._name} {role}"
         while True:
             try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    connection = await aio_pika.connect(
-                        self._url, heartbeat=HEARTBEAT_S, client_properties={"connection_name": f"{self._name} {role}"}
-                    )
-                async with connection:
+                # Not aio_pika.connect: what that could not connect it leaves unclosed.
+                async with Connection(self._address, client_properties={"connection_name": name}) as connection:
+                    async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                        await connection.connect()
                     log.info("broker_connected", role=role)
                     pause = RECONNECT_S[0]
                     await work(connection)
