@@ -6,17 +6,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from aiohttp import web
 from sqlalchemy import Engine
 
-from services.billing import migrations
+from services.billing import migrations, openapi
 from services.billing.accounts import Accounts
 from services.billing.admin import Admin
 from services.billing.audit import Audit
-from services.billing.books import Books
 from services.billing.bootstrap import bootstrap
 from services.billing.consumer import consume, handler
 from services.billing.database import Threads, connect, ping
 from services.billing.ledger import Ledger
 from services.billing.settings import BillingSettings
-from services.billing.standing import Standings
 from shared import http
 from shared.bus import Bus, BusError
 from shared.errors import NotFound
@@ -52,9 +50,7 @@ def build_app(settings: BillingSettings, bus: Bus) -> web.Application:
 
     app = http.build_app("billing", {"database": database, "consumer": consumer})
     app.cleanup_ctx.append(resources)
-    app.add_routes(
-        _routes(settings, Audit(Books(engine), Standings(engine), threads), Admin(accounts, ledger, threads))
-    )
+    app.add_routes(_routes(settings, Audit(engine, threads), Admin(accounts, ledger, threads)))
     return app
 
 
@@ -75,6 +71,8 @@ def _routes(settings: BillingSettings, audit: Audit, admin: Admin) -> list[web.R
         web.get("/v1/workspaces/{id}/usage", _for(audit.usage, *readers)),
         web.get("/v1/workspaces/{id}/entries", _for(audit.entries, *readers)),
         web.get("/v1/generations/{id}", _for(audit.receipt, *readers)),
+        web.get("/v1/statements/{workspace}/{month}", _for(audit.statement, *readers)),
+        web.get("/openapi.json", _openapi()),
         web.post("/internal/standing", _for(audit.standing, internal)),
         web.post("/admin/workspaces", _for(admin.create_workspace, admins)),
         web.get("/admin/workspaces", _for(admin.workspaces, admins)),
@@ -83,6 +81,15 @@ def _routes(settings: BillingSettings, audit: Audit, admin: Admin) -> list[web.R
         web.delete("/admin/keys/{key_id}", _for(admin.revoke_key, admins)),
         web.post("/admin/workspaces/{id}/credits", _for(admin.credit, admins)),
     ]
+
+
+def _openapi() -> Handler:
+    document = openapi.document()
+
+    async def openapi_json(_: web.Request) -> web.Response:
+        return http.json_response(document)
+
+    return openapi_json
 
 
 def _for(handler: Handler, *tokens: str) -> Handler:

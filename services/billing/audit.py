@@ -1,11 +1,13 @@
 """The audit surface: read-only routes over the books, and the standing of a key for the edge."""
 
 from aiohttp import web
+from sqlalchemy import Engine
 
 from services.billing.bodies import EntriesQuery, KeyDigest, PeriodQuery, ReceiptQuery, UsageQuery
 from services.billing.books import Books, Page
 from services.billing.database import Threads
 from services.billing.standing import Standings
+from services.billing.statement import Month, Statements
 from shared.bodies import parse
 from shared.http import json_response
 
@@ -13,8 +15,9 @@ from shared.http import json_response
 class Audit:
     """Handlers; who may call them is decided where they are routed."""
 
-    def __init__(self, books: Books, standings: Standings, threads: Threads) -> None:
-        self._books, self._standings, self._threads = books, standings, threads
+    def __init__(self, engine: Engine, threads: Threads) -> None:
+        self._books, self._standings, self._statements = Books(engine), Standings(engine), Statements(engine)
+        self._threads = threads
 
     async def balance(self, request: web.Request) -> web.Response:
         """GET /v1/workspaces/{id}/balance."""
@@ -38,6 +41,11 @@ class Audit:
         query = parse(ReceiptQuery, request.query)
         receipt = await self._threads.read(self._books.receipt, request.match_info["id"], query.workspace_id)
         return json_response(receipt)
+
+    async def statement(self, request: web.Request) -> web.Response:
+        """GET /v1/statements/{workspace}/{month}."""
+        workspace_id, month = request.match_info["workspace"], Month.of(request.match_info["month"])
+        return json_response(await self._threads.read(self._statements.of, workspace_id, month))
 
     async def standing(self, request: web.Request) -> web.Response:
         """POST /internal/standing."""

@@ -40,7 +40,7 @@ class Books:
         with reading(self._engine) as connection:
             head = heads(connection, [workspace_id]).get(workspace_id)
         if head is None:
-            raise _no_workspace(workspace_id)
+            raise no_workspace(workspace_id)
         return {
             "workspace_id": workspace_id,
             "balance_pico_usd": str(head.balance_pico),
@@ -133,7 +133,7 @@ def _listed(table: Table, workspace_id: str, page: Page, **equal: str | None) ->
 def _page(connection: Connection, query: Select[Any], workspace_id: str) -> Sequence[Row]:
     found = rows(connection, query)
     if not found and not heads(connection, [workspace_id]):
-        raise _no_workspace(workspace_id)
+        raise no_workspace(workspace_id)
     return found
 
 
@@ -147,7 +147,8 @@ def _record(connection: Connection, name: str, workspace_id: str | None) -> Row 
     return row(connection, query)
 
 
-def _no_workspace(workspace_id: str) -> NotFound:
+def no_workspace(workspace_id: str) -> NotFound:
+    """The refusal of a workspace that does not exist."""
     return NotFound(f'workspace "{workspace_id}" not found')
 
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from services.billing.app import build_app
@@ -25,6 +26,12 @@ class Service:
 
     client: TestClient[Any, Any]
     bus: Bus
+
+    @property
+    def app(self) -> web.Application:
+        """The application itself."""
+        assert isinstance(self.client.server, TestServer)
+        return self.client.server.app
 
     async def call(self, method: str, path: str, body: Any = None, token: str | None = ADMIN) -> tuple[int, Any]:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}

@@ -1,0 +1,228 @@
+"""What billing's API answers, as models: for its OpenAPI document, and for tests that hold real answers against it."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Usd = Annotated[str, Field(description="USD as a decimal string, never rounded")]
+Pico = Annotated[str, Field(description="pico-dollars (1e-12 USD) as a decimal string")]
+Moment = Annotated[str, Field(description="RFC 3339 in UTC, with six digits")]
+Contra = Literal["revenue", "cash", "promo", "refund", "adjustment"]
+
+
+class Answer(BaseModel):
+    """An object with these members and no others."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ErrorDetail(Answer):
+    """What was wrong, and where in the request."""
+
+    message: str
+    type: Literal["invalid_request_error", "authentication_error", "api_error"]
+    code: str | None
+    param: str | None = None
+    event_id: str | None = Field(default=None, description="with a 500: what to quote to the operator")
+
+
+class Error(Answer):
+    """The envelope of every error."""
+
+    error: ErrorDetail
+
+
+class Balance(Answer):
+    """What a workspace has left after its entry number `seq`."""
+
+    workspace_id: str
+    balance_pico_usd: Pico
+    balance_usd: Usd
+    seq: int
+    as_of: Moment
+
+
+class Tokens(Answer):
+    """Disjoint buckets; `reasoning` is a part of `output`."""
+
+    input: int
+    cache_read: int
+    cache_write: int
+    cache_write_1h: int
+    output: int
+    reasoning: int
+
+
+class Rates(Answer):
+    """Pico-dollars per token."""
+
+    input: int
+    cache_read: int
+    cache_write: int
+    cache_write_1h: int
+    output: int
+
+
+class Record(Answer):
+    """What a request used and cost; tokens × rates make the cost, unless the outcome is free of charge."""
+
+    id: str
+    request_id: str
+    workspace_id: str
+    key_id: str
+    model: str
+    provider: str
+    upstream_model: str
+    endpoint: Literal["chat.completions", "embeddings"]
+    stream: bool
+    outcome: str
+    finish_reason: str | None
+    native_finish_reason: str | None
+    usage_source: Literal["reported", "estimated"]
+    service_tier: str
+    tokens: Tokens
+    rates_pico_usd_per_token: Rates
+    pricing_version: str
+    cost_pico_usd: Pico
+    cost_usd: Usd
+    started_at: Moment
+    first_byte_ms: int | None
+    duration_ms: int
+    upstream_request_id: str | None
+    attempts: list[dict[str, Any]]
+
+
+class RecordedUsage(Record):
+    """A record in the list of a workspace's usage."""
+
+    recorded_at: Moment
+
+
+class Debit(Answer):
+    """The entry that a request made."""
+
+    entry_id: str
+    seq: int
+    amount_pico_usd: Pico
+    balance_after_pico_usd: Pico
+
+
+class Receipt(Record):
+    """A record with its debit, which is null where the request cost nothing."""
+
+    debit: Debit | None
+    proof: dict[str, Any] | None
+
+
+class Entry(Answer):
+    """One signed movement of a workspace's credit, with its counter-account."""
+
+    entry_id: str
+    workspace_id: str
+    seq: int
+    amount_pico_usd: Pico
+    amount_usd: Usd
+    balance_after_pico_usd: Pico
+    balance_after_usd: Usd
+    contra: Contra
+    request_id: str | None
+    reference: str | None
+    reverses: str | None
+    reason: str | None
+    actor: str
+    recorded_at: Moment
+
+
+class UsageLine(Answer):
+    """What one key used of one model within a month."""
+
+    model: str
+    key_id: str
+    requests: int
+    tokens: Tokens
+    amount_pico_usd: Pico
+    amount_usd: Usd
+
+
+class Statement(Answer):
+    """Opening balance + the amounts of `usage` and `movements` = closing balance."""
+
+    workspace_id: str
+    month: str
+    complete: Annotated[bool, Field(description="false while the month goes on")]
+    opening_seq: int
+    opening_balance_pico_usd: Pico
+    opening_balance_usd: Usd
+    usage: list[UsageLine]
+    movements: list[Entry]
+    closing_seq: int
+    closing_balance_pico_usd: Pico
+    closing_balance_usd: Usd
+    as_of: Moment
+
+
+class Workspace(Answer):
+    """Who owns credit and keys."""
+
+    id: str
+    name: str
+    strict: bool
+    created_at: Moment
+
+
+class Key(Answer):
+    """A key without its text."""
+
+    key_id: str
+    workspace_id: str
+    label: str
+    expires_at: Moment | None
+    revoked_at: Moment | None
+    spend_limit_usd: Usd | None
+    limit_reset: Literal["daily", "weekly", "monthly"] | None
+    created_at: Moment
+
+
+class MadeKey(Key):
+    """A key with its text, which is shown this once."""
+
+    secret: str
+
+
+class Page(Answer):
+    """A part of a list; `next_cursor` leads to the next one."""
+
+    object: Literal["list"]
+    has_more: bool
+    next_cursor: str | None
+
+
+class UsageList(Page):
+    """Records in the order of the books."""
+
+    data: list[RecordedUsage]
+
+
+class EntryList(Page):
+    """Entries by number."""
+
+    data: list[Entry]
+
+
+class WorkspaceList(Page):
+    """Workspaces by id."""
+
+    data: list[Workspace]
+
+
+class KeyList(Page):
+    """Keys by id."""
+
+    data: list[Key]
+
+
+class Ready(Answer):
+    """How the service is."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str] | None = None

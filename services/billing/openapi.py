@@ -1,0 +1,107 @@
+"""The OpenAPI 3.1 document of billing's API, made of the very models by which requests are checked.
+
+`/internal` is left out: it is between our own services.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from services.billing import answers, bodies
+
+VERSION = "1"
+REF = "#/components/schemas/{model}"
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a route takes and gives; `media` is what it gives where that is no JSON."""
+
+    name: str
+    answer: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    body: type[BaseModel] | None = None
+    media: str | None = None
+
+
+OPERATIONS = {
+    ("get", "/v1/workspaces/{id}/balance"): Operation("balance", answers.Balance),
+    ("get", "/v1/workspaces/{id}/usage"): Operation("listUsage", answers.UsageList, bodies.UsageQuery),
+    ("get", "/v1/workspaces/{id}/entries"): Operation("listEntries", answers.EntryList, bodies.EntriesQuery),
+    ("get", "/v1/generations/{id}"): Operation("receipt", answers.Receipt, bodies.ReceiptQuery),
+    ("get", "/v1/statements/{workspace}/{month}"): Operation("statement", answers.Statement),
+    ("post", "/admin/workspaces"): Operation("createWorkspace", answers.Workspace, body=bodies.NewWorkspace),
+    ("get", "/admin/workspaces"): Operation("listWorkspaces", answers.WorkspaceList, bodies.PageQuery),
+    ("post", "/admin/workspaces/{id}/keys"): Operation("createKey", answers.MadeKey, body=bodies.NewKey),
+    ("get", "/admin/workspaces/{id}/keys"): Operation("listKeys", answers.KeyList, bodies.PageQuery),
+    ("delete", "/admin/keys/{key_id}"): Operation("revokeKey", answers.Key),
+    ("post", "/admin/workspaces/{id}/credits"): Operation("credit", answers.Entry, body=bodies.NewCredit),
+    ("get", "/health"): Operation("health", answers.Ready),
+    ("get", "/ready"): Operation("ready", answers.Ready),
+}
+OPEN = ("/health", "/ready")
+
+
+def document() -> Json:
+    """The document, ready to be served."""
+    taken = [(model, "validation") for one in OPERATIONS.values() for model in (one.body, one.query) if model]
+    given = [(one.answer, "serialization") for one in OPERATIONS.values() if one.answer]
+    _, schemas = models_json_schema([*taken, *given, (answers.Error, "serialization")], ref_template=REF)  # type: ignore[list-item]
+    definitions = schemas["$defs"]
+    paths: Json = {}
+    for (method, path), operation in OPERATIONS.items():
+        paths.setdefault(path, {})[method] = _operation(path, method, operation, definitions)
+    queries = {one.query.__name__ for one in OPERATIONS.values() if one.query}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "OpenToken billing", "version": VERSION, "summary": "The books: read, prove, administer"},
+        "paths": paths,
+        "components": {
+            "schemas": {name: schema for name, schema in definitions.items() if name not in queries},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"token": []}],
+    }
+
+
+def _operation(path: str, method: str, operation: Operation, definitions: Json) -> Json:
+    parameters = [*_path_parameters(path), *_query_parameters(operation.query, definitions)]
+    described: Json = {"operationId": operation.name, "responses": _responses(method, operation)}
+    if parameters:
+        described["parameters"] = parameters
+    if operation.body:
+        described["requestBody"] = {"required": True, "content": _json(operation.body)}
+    if path in OPEN:
+        described["security"] = []
+    return described
+
+
+def _path_parameters(path: str) -> Iterator[Json]:
+    for name in re.findall(r"{(\w+)}", path):
+        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _query_parameters(query: type[BaseModel] | None, definitions: Json) -> Iterator[Json]:
+    """A query model's members, each as a parameter of its own."""
+    schema = definitions[query.__name__] if query else {}
+    for name, member in schema.get("properties", {}).items():
+        yield {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": member}
+
+
+def _responses(method: str, operation: Operation) -> Json:
+    headers = {"x-request-id": {"schema": {"type": "string"}}}
+    content = _json(operation.answer) if operation.answer else {operation.media: {"schema": {"type": "string"}}}
+    return {
+        "201" if method == "post" else "200": {"description": "the answer", "headers": headers, "content": content},
+        "default": {"description": "an error", "headers": headers, "content": _json(answers.Error)},
+    }
+
+
+def _json(model: type[BaseModel]) -> Json:
+    return {"application/json": {"schema": {"$ref": REF.format(model=model.__name__)}}}

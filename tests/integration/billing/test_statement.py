@@ -1,0 +1,91 @@
+"""Monthly statements: what a workspace's finance person receives."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from services.billing.ledger import Credit, Ledger
+from services.billing.statement import Month, Statements
+from shared.errors import InvalidRequest, NotFound
+from shared.money import pico_usd
+from tests.integration.billing.books import TEN_USD
+from tests.unit.billing.events import COST_PICO, usage
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Sets the writer's clock."""
+
+    def set_clock(text: str) -> None:
+        moment = datetime.fromisoformat(text).replace(tzinfo=UTC)
+        stopped = type("Stopped", (), {"now": staticmethod(lambda _: moment)})
+        monkeypatch.setattr("services.billing.ledger.datetime", stopped)
+
+    return set_clock
+
+
+def statement(engine: Engine, month: str, workspace_id: str = "w") -> dict[str, Any]:
+    return Statements(engine).of(workspace_id, Month.of(month))
+
+
+@pytest.fixture
+def three_months(ledger: Ledger, at: Callable[[str], None]) -> Ledger:
+    """January: 10 USD and two requests. February: nothing. March: 5 USD and one request."""
+    at("2026-01-01T00:00:00")
+    ledger.credit(Credit("w", TEN_USD, "payment-1", "admin"))
+    ledger.credit(Credit("a", TEN_USD, "payment-1", "admin"))
+    ledger.record([usage(key_id="one"), usage(key_id="one"), usage("a")])
+    at("2026-01-31T23:59:59.999999")
+    ledger.record([usage(key_id="two"), usage(key_id="two", outcome="upstream_failed")])
+    at("2026-03-01T00:00:00")
+    ledger.credit(Credit("w", pico_usd("5"), "payment-2", "admin", contra="promo"))
+    ledger.record([usage(key_id="two", model="google/other")])
+    return ledger
+
+
+def test_a_statement_adds_up_from_the_opening_to_the_closing_balance(three_months: Ledger, engine: Engine) -> None:
+    january, february, march = (statement(engine, f"2026-0{month}") for month in (1, 2, 3))
+    assert january["opening_balance_pico_usd"] == "0"
+    assert [(line["key_id"], line["requests"], line["amount_pico_usd"]) for line in january["usage"]] == [
+        ("one", 2, str(-2 * COST_PICO)),
+        ("two", 1, str(-COST_PICO)),
+    ]
+    assert january["usage"][0]["tokens"]["cache_read"] == 2 * 1280
+    assert [(entry["reference"], entry["amount_usd"]) for entry in january["movements"]] == [("payment-1", "10")]
+    assert january["closing_balance_pico_usd"] == str(TEN_USD - 3 * COST_PICO)
+    assert (january["opening_seq"], january["closing_seq"]) == (0, 4)
+    assert (february["usage"], february["movements"]) == ([], [])
+    for before, after in ((january, february), (february, march)):
+        assert after["opening_balance_pico_usd"] == before["closing_balance_pico_usd"]
+    assert [entry["contra"] for entry in march["movements"]] == ["promo"]
+    assert [line["model"] for line in march["usage"]] == ["google/other"]
+
+
+def test_a_statement_still_adds_up_where_the_clock_went_back_over_the_end_of_a_month(
+    ledger: Ledger, engine: Engine, at: Callable[[str], None]
+) -> None:
+    for number, text in enumerate(("2026-02-01T00:00:01", "2026-01-31T23:59:59", "2026-02-01T00:00:02")):
+        at(text)
+        ledger.credit(Credit("w", number + 1, f"payment-{number}", "admin"))
+    january, february = statement(engine, "2026-01"), statement(engine, "2026-02")
+    assert january["closing_balance_pico_usd"] == february["opening_balance_pico_usd"] == "3"
+    assert february["closing_balance_pico_usd"] == "6"
+
+
+def test_a_month_that_goes_on_says_that_it_is_not_complete(ledger: Ledger, engine: Engine) -> None:
+    assert statement(engine, datetime.now(UTC).strftime("%Y-%m"))["complete"] is False
+    assert statement(engine, "2026-01")["complete"] is True
+
+
+@pytest.mark.parametrize("text", ["2026", "2026-13", "2026-00", "january", "9999-12", "0000-01", ""])
+def test_what_is_no_month_is_refused_with_how_to_write_one(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="2026-01"):
+        Month.of(text)
+
+
+def test_nobody_has_no_statement(engine: Engine) -> None:
+    with pytest.raises(NotFound):
+        statement(engine, "2026-01", "nobody")
