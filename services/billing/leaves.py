@@ -1,0 +1,101 @@
+"""The bytes of a leaf: a row of the ledger as canonical JSON, the same on every database and for ever.
+
+The JSON is that of RFC 8785. `k` names the kind and its version; then comes every column but `leaf_index`, which the
+leaf's place in the tree says. Integers are strings, because many a reader's numbers are doubles; moments are
+`utc_text`; text is NFC, and other text is refused. Another form is another `k`: these never change.
+"""
+
+import unicodedata
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final, Literal, get_args
+
+import orjson
+
+from services.billing.database import Row
+from shared.events import utc_text
+
+Kind = Literal["usage/1", "entry/1"]
+Type = Literal["text", "integer", "moment", "boolean"]
+
+_USAGE_TEXT = (
+    "request_id", "workspace_id", "key_id", "lease_id", "provider", "model", "upstream_model", "supplier", "endpoint",
+    "outcome", "finish_reason", "native_finish_reason", "usage_source", "pricing_version", "service_tier",
+    "upstream_request_id", "upstream_usage", "attempts", "user_digest",
+)  # fmt: skip
+_USAGE_INTEGER = (
+    "shard", "input_tokens", "cache_read_tokens", "cache_write_tokens", "cache_write_1h_tokens", "output_tokens",
+    "reasoning_tokens", "input_rate_pico", "cache_read_rate_pico", "cache_write_rate_pico",
+    "cache_write_1h_rate_pico", "output_rate_pico", "cost_pico", "first_byte_ms", "duration_ms",
+)  # fmt: skip
+_ENTRY_TEXT = ("entry_id", "workspace_id", "contra", "request_id", "reference", "reverses", "reason", "actor")
+_ENTRY_INTEGER = ("shard", "seq", "amount_pico", "balance_after_pico")
+
+
+def _columns(**names: tuple[str, ...]) -> dict[str, Any]:
+    return dict(sorted((name, type_) for type_, of_type in names.items() for name in of_type))
+
+
+COLUMNS: Final[Mapping[Kind, Mapping[str, Type]]] = {
+    "usage/1": _columns(
+        text=_USAGE_TEXT, integer=_USAGE_INTEGER, moment=("started_at", "recorded_at"), boolean=("stream",)
+    ),
+    "entry/1": _columns(text=_ENTRY_TEXT, integer=_ENTRY_INTEGER, moment=("recorded_at",)),
+}
+"""The columns of each kind, sorted; any of them may be null."""
+
+
+class LeafError(ValueError):
+    """A row that has no leaf, or bytes that are none; the message says why."""
+
+
+def leaf(kind: Kind, row: Row) -> bytes:
+    """The leaf of a row as `tables` reads it. Raises LeafError where a value has no canonical form."""
+    members = {"k": kind} | {name: _member(name, type_, row[name]) for name, type_ in COLUMNS[kind].items()}
+    try:
+        made = orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
+    except TypeError as error:
+        raise LeafError(f"not writable as JSON: {error}") from None
+    if not made.isascii():
+        for name, value in members.items():
+            if isinstance(value, str) and not unicodedata.is_normalized("NFC", value):
+                raise LeafError(f"{name} is not in Unicode's normal form C")
+    return made
+
+
+def read(leaf_: bytes) -> tuple[Kind, dict[str, Any]]:
+    """The kind and the row of a leaf. Raises LeafError unless it is byte for byte what `leaf` makes of that row."""
+    try:
+        members = orjson.loads(leaf_)
+    except orjson.JSONDecodeError as error:
+        raise LeafError(f"not JSON: {error}") from None
+    kind: Any = members.pop("k", None) if isinstance(members, dict) else None
+    if kind not in get_args(Kind) or members.keys() != COLUMNS[kind].keys():
+        raise LeafError(f"no leaf of a known kind: k is {kind!r}")
+    try:
+        row = {name: _value(COLUMNS[kind][name], member) for name, member in members.items()}
+    except (TypeError, ValueError) as error:
+        raise LeafError(f"not a canonical leaf: {error}") from None
+    if leaf(kind, row) != leaf_:
+        raise LeafError("not a canonical leaf: the same row is written otherwise")
+    return kind, row
+
+
+def _member(name: str, type_: Type, value: Any) -> str | bool | None:
+    if value is None:
+        return None
+    if type_ == "text" and isinstance(value, str):
+        return value
+    if type_ == "integer" and type(value) is int:
+        return str(value)
+    if type_ == "moment" and isinstance(value, datetime) and value.tzinfo is not None:
+        return utc_text(value)
+    if type_ == "boolean" and isinstance(value, bool):
+        return value
+    raise LeafError(f"{name} is {value!r}, which is no {type_}")
+
+
+def _value(type_: Type, member: Any) -> Any:
+    if member is None or type_ in {"text", "boolean"}:
+        return member
+    return int(member) if type_ == "integer" else datetime.fromisoformat(member)
