@@ -12,6 +12,7 @@ GRAPH = {name: imports(path) for name, path in (SERVICES | SHARED).items()}
 PROVIDERS = catalog.load().providers
 VAGUE = {"utils", "common", "helpers", "base", "misc"}
 IO = {"aiohttp", "aio_pika", "asyncio", "sqlalchemy"}
+COMPOSED = {"services.local", "services.cli"}  # put together from the others: one process of all, one command of all
 SIMULATED = ("services.simulator",)  # what stands in for the providers has to name them
 
 
@@ -43,9 +44,7 @@ def test_a_module_is_named_for_what_it_holds(module: str) -> None:
     assert not VAGUE & set(module.split("."))
 
 
-@pytest.mark.parametrize(
-    "module", [name for name in SERVICES if service_of(name) not in {"services.local", "services"}]
-)
+@pytest.mark.parametrize("module", [name for name in SERVICES if service_of(name) not in {"services", *COMPOSED}])
 def test_a_service_knows_no_other_service(module: str) -> None:
     others = {service_of(name) for name in GRAPH[module] if name.startswith("services.")} - {service_of(module)}
     assert not others

@@ -4,11 +4,12 @@ import sys
 
 import typer
 
-from services.cli import admin
-from services.cli.billing import Failed
+from services.cli import admin, proofs
+from services.cli.output import Failed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(admin.app, name="admin")
+app.command()(proofs.reconcile)
 
 
 @app.callback()
@@ -17,11 +18,12 @@ def opentoken() -> None:
 
 
 def main() -> None:
-    """Run a command; what fails is said on standard error, with exit code 1."""
+    """Run a command; what fails is said on standard error, with the failure's exit code."""
     try:
         app()
     except Failed as error:
-        sys.exit(f"opentoken: {error}")
+        sys.stderr.write(f"opentoken: {error}\n")
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

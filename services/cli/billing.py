@@ -6,14 +6,11 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
+from services.cli.output import Failed
 from services.cli.settings import CREDENTIALS, Settings
 
 TIMEOUT_S = 30.0  # an operator's patience; billing answers in milliseconds
 PAGE = 1000  # rows in one call, the most that billing gives
-
-
-class Failed(Exception):
-    """The call did not succeed; the message is for the terminal."""
 
 
 class Billing:

@@ -15,7 +15,14 @@ class Settings(Environment):
 
     billing_url: str = "http://127.0.0.1:8090"
     admin_token: SecretStr | None = None
+    database_url: SecretStr | None = None
     data_dir: Path = Path(".opentoken")
+
+    def ledger_url(self) -> str:
+        """The ledger's database: OPENTOKEN_DATABASE_URL, or else the local stack's file in the data dir."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{self.data_dir / 'ledger.db'}"
 
     def token(self) -> str | None:
         """The admin token, from the environment or else from the data dir."""

@@ -1,0 +1,92 @@
+"""`opentoken reconcile …`: what proves the books, straight from the database.
+
+These commands read the database itself, not billing's API: a proof that goes through the service would have to trust
+it. A login that may only SELECT is enough. Exit codes: 0 all is well, 1 something was found, 2 it could not be checked.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sqlalchemy import Engine
+from sqlalchemy.exc import DatabaseError
+
+from services.billing import migrations
+from services.billing.database import connect, reading
+from services.billing.reconcile import Line
+from services.billing.reconcile import reconcile as reconciled
+from services.billing.reports import Report, ReportError, read
+from services.cli.output import Failed, Json, show
+from services.cli.settings import Settings
+from shared.settings import load
+
+FOUND, UNCHECKED = 1, 2  # exit codes
+
+LINE = ("class", "day", "model", "request_id", "books_usd", "provider_usd", "books_tokens", "provider_tokens")
+
+Database = Annotated[str | None, typer.Option("--database", help="SQLAlchemy URL; else OPENTOKEN_DATABASE_URL.")]
+
+
+def reconcile(
+    files: Annotated[list[Path], typer.Argument(help="What the provider says it charged: all pages of its report.")],
+    provider: Annotated[str | None, typer.Option(help="Whose report it is, where its models do not tell.")] = None,
+    database: Database = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Show what matched, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare the books with a provider's own report of what it charged."""
+    try:
+        report = _report(files)
+        with open_ledger(database) as engine, reading(engine) as connection:
+            lines = list(reconciled(connection, report, provider))
+    except ReportError as error:
+        raise Failed(f"{', '.join(map(str, files))}: {error}", UNCHECKED) from None
+    shown = [line for line in lines if every or line.found != "matched"]
+    show([line.json() if as_json else _cells(line) for line in shown], LINE, as_json=as_json)
+    counts = Counter(line.found for line in lines)
+    said = (f"{counts[name]} {name}" for name in ("matched", "missing", "extra", "differs"))
+    typer.echo(f"{len(lines)} lines on {len(report.days)} days: {', '.join(said)}", err=True)
+    if counts["matched"] != len(lines):
+        raise typer.Exit(FOUND)
+
+
+@contextlib.contextmanager
+def open_ledger(url: str | None) -> Iterator[Engine]:
+    """The ledger's database, at the version that this program knows. Raises Failed where it cannot be read."""
+    engine = connect(url or load(Settings).ledger_url())
+    if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").exists():
+        raise Failed(f"there is no ledger at {engine.url!r}: set OPENTOKEN_DATABASE_URL or --database", UNCHECKED)
+    try:
+        migrations.check(engine)
+        yield engine
+    except migrations.SchemaError as error:
+        raise Failed(str(error), UNCHECKED) from None
+    except DatabaseError as error:
+        raise Failed(f"the database does not answer as it should: {error.orig}", UNCHECKED) from None
+    finally:
+        engine.dispose()
+
+
+def _report(files: list[Path]) -> Report:
+    parts = list[Report]()
+    for path in files:
+        try:
+            parts.append(read(path.read_text("utf-8-sig")))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ReportError(str(error)) from None
+    days = set[str]().union(*(part.days for part in parts))
+    return Report([charge for part in parts for charge in part.charges], days)
+
+
+def _cells(line: Line) -> dict[str, object]:
+    json = line.json()
+    cells: dict[str, object] = {name: json.get(name) for name in ("class", "day", "model", "request_id")}
+    for side in ("books", "provider"):
+        total = json[side] or {}
+        cells[f"{side}_usd"] = total.get("cost_usd")
+        cells[f"{side}_tokens"] = total.get("tokens") and sum(total["tokens"].values())
+    return cells
