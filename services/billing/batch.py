@@ -1,8 +1,8 @@
 """What becomes of a batch of events: pure, so that every order and every duplicate can be tried without a database.
 
 The first record of a request wins. The same content again is a duplicate; other content is a conflict and never
-changes the books; what cannot be booked goes to quarantine, whole. Records and entries come out in order of arrival,
-each entry continuing the one before it.
+changes the books; what cannot be booked goes to quarantine, whole. Records come out in order of arrival, each one
+followed by its entry, which continues the workspace's last: the order of their leaves.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from services.billing.database import Row
+from services.billing.leaves import Kind
 from services.billing.records import BadEvent
 from services.billing.tables import MAX_AMOUNT_PICO
 from shared.events import Refused, shard_of
@@ -41,6 +42,10 @@ class Terms:
     shards: int
     max_balance_pico: int
 
+    def place(self, workspace_id: str) -> dict[str, Any]:
+        """The columns that say when, and in which tree, a row of the workspace is booked."""
+        return {"shard": shard_of(workspace_id, self.shards), "recorded_at": self.recorded_at}
+
     def entry(self, workspace_id: str, head: Head, amount_pico: int, **columns: str | None) -> dict[str, Any]:
         """The row of `ledger_entry` that leads to `head`. Raises OverflowError where no column can hold it."""
         if abs(amount_pico) > MAX_AMOUNT_PICO or abs(head.balance_pico) > self.max_balance_pico:
@@ -48,28 +53,36 @@ class Terms:
         blank = {"request_id": None, "reference": None, "reverses": None, "reason": None}
         return {
             "entry_id": new_id(),
-            "shard": shard_of(workspace_id, self.shards),
             "workspace_id": workspace_id,
             "seq": head.seq,
             "amount_pico": amount_pico,
             "balance_after_pico": head.balance_pico,
-            "recorded_at": self.recorded_at,
+            **self.place(workspace_id),
             **blank,
             **columns,
         }
 
 
 class Batch:
-    """Add rows one by one; then the lists hold what to insert, and `results` what became of each event."""
+    """Add rows one by one; then `booked` and the lists hold what to insert, and `results` what became of each event."""
 
     def __init__(self, terms: Terms, heads: Mapping[str, Head], known: Mapping[str, Row]) -> None:
         """`heads` names every workspace there is among the rows', `known` their records already in the books."""
         self._terms, self._heads, self._seen = terms, dict(heads), dict(known)
-        self.records: list[Row] = []
-        self.entries: list[Row] = []
+        self.booked: list[tuple[Kind, Row]] = []
         self.conflicts: list[Row] = []
         self.quarantine: list[Row] = []
         self.results: Counter[str] = Counter()
+
+    @property
+    def records(self) -> list[Row]:
+        """The rows for `usage_record`."""
+        return [row for kind, row in self.booked if kind == "usage/1"]
+
+    @property
+    def entries(self) -> list[Row]:
+        """The rows for `ledger_entry`."""
+        return [row for kind, row in self.booked if kind == "entry/1"]
 
     def add(self, row: Row | Refused) -> None:
         """Decide on the next one."""
@@ -90,12 +103,13 @@ class Batch:
         workspace_id, cost_pico = row["workspace_id"], row["cost_pico"]
         if workspace_id not in self._heads:
             raise BadEvent(f"unknown workspace {workspace_id!r}")
+        booked: list[tuple[Kind, Row]] = [("usage/1", {**row, **self._terms.place(workspace_id)})]
         if cost_pico:
             head = self._heads[workspace_id].moved(-cost_pico)
             origin = {"contra": "revenue", "request_id": row["request_id"], "actor": "billing"}
-            self.entries.append(self._terms.entry(workspace_id, head, -cost_pico, **origin))
+            booked.append(("entry/1", self._terms.entry(workspace_id, head, -cost_pico, **origin)))
             self._heads[workspace_id] = head
-        self.records.append({**row, "recorded_at": self._terms.recorded_at})
+        self.booked += booked
         self._seen[row["request_id"]] = row
         self.results["recorded"] += 1
 

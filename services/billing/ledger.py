@@ -2,8 +2,9 @@
 
 Strategy: one transaction per batch, under the advisory locks of its shards (SQLite: BEGIN IMMEDIATE). Inside it, and
 only there, read where each workspace's books stand and which requests are on record; decide in memory (`batch`);
-insert with one statement per table; commit. Nothing is remembered between transactions: what is read under the lock
-is true until the commit, so there is no cached state that an error, or another writer, could make stale.
+grow the shards' trees (`tree`); insert with one statement per table; commit. Nothing is remembered between
+transactions: what is read under the lock is true until the commit, so there is no cached state that an error, or
+another writer, could make stale.
 """
 
 from collections import Counter
@@ -16,9 +17,11 @@ import structlog
 from sqlalchemy import Connection, Engine, Table, insert, select
 from sqlalchemy.exc import DataError, IntegrityError
 
+from services.billing import tree
 from services.billing.batch import Batch, Head, Terms, json_of_columns
-from services.billing.database import Row, reading, row, rows, writing
+from services.billing.database import Row, insert_rows, reading, row, rows, writing
 from services.billing.errors import Conflict
+from services.billing.leaves import Kind
 from services.billing.migrations import SchemaError
 from services.billing.records import accept
 from services.billing.tables import MAX_BALANCE_PICO, conflict, ledger_entry, quarantine, usage_record, workspace
@@ -87,10 +90,10 @@ class Ledger:
             head = found[credit.workspace_id].moved(credit.amount_pico)
             origin = {name: getattr(credit, name) for name in ("reference", "actor", "reason", "contra")}
             try:
-                entry = self._terms().entry(credit.workspace_id, head, credit.amount_pico, **origin)
+                new = self._terms().entry(credit.workspace_id, head, credit.amount_pico, **origin)
             except OverflowError as error:
                 raise InvalidRequest(str(error), param="amount_usd") from None
-            connection.execute(insert(ledger_entry), entry)
+            ((_, entry),) = _append(connection, [("entry/1", new)])
         log.info("credit_posted", workspace_id=credit.workspace_id, amount_pico=credit.amount_pico, actor=credit.actor)
         return entry
 
@@ -155,11 +158,18 @@ def _entry_of(connection: Connection, credit: Credit) -> Row | None:
     return first
 
 
+def _append(connection: Connection, booked: Sequence[tuple[Kind, Row]]) -> list[tuple[Kind, Row]]:
+    """Give each row its leaf, and insert them; the rows as inserted."""
+    placed = list[tuple[Kind, Row]]()
+    for shard in {pair[1]["shard"] for pair in booked}:
+        placed += tree.grow(connection, shard, [pair for pair in booked if pair[1]["shard"] == shard])
+    for table, ours in ((usage_record, "usage/1"), (ledger_entry, "entry/1")):
+        insert_rows(connection, table, [columns for kind, columns in placed if kind == ours])
+    return placed
+
+
 def _insert(connection: Connection, batch: Batch) -> None:
-    if batch.records:
-        connection.execute(insert(usage_record), batch.records)
-    if batch.entries:
-        connection.execute(insert(ledger_entry), batch.entries)
+    _append(connection, batch.booked)
     _insert_new(connection, conflict, batch.conflicts)
     _insert_new(connection, quarantine, batch.quarantine)
 

@@ -1,5 +1,7 @@
 """A usage record in its three forms: the event that brought it, the row that keeps it, the JSON that shows it."""
 
+import json
+import unicodedata
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +14,8 @@ from shared.ids import CHAT_PREFIX, request_id_of
 from shared.money import usd
 
 MAX_TEXT_CHARS = 500  # of any name or id: in UTF-8 it still fits PostgreSQL's index pages (2,704 bytes)
+
+FIRST_YEAR = 2000  # no request started before; nor do years of fewer than four digits have a text in one form
 
 TOKENS = ("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning")
 RATES = TOKENS[:-1]  # reasoning is a part of output, and priced there
@@ -46,7 +50,9 @@ def _row(event: UsageRecorded) -> Row:
     row["cost_pico"] = _cost_pico(event)
     row["started_at"] = _moment(event.started_at)
     for name, value in row.items():
-        _check_size(name, value)
+        if isinstance(value, str):
+            row[name] = unicodedata.normalize("NFC", value)  # the form in which it has a leaf
+        _check_size(name, row[name])
     row["upstream_usage"] = None if event.upstream_usage is None else _canonical(event.upstream_usage)
     row["attempts"] = _canonical([attempt.model_dump() for attempt in event.attempts])
     return row
@@ -88,7 +94,10 @@ def _moment(text: str) -> datetime:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             raise BadEvent("started_at has no time zone")
-        return moment.astimezone(UTC)
+        moment = moment.astimezone(UTC)
+        if moment.year < FIRST_YEAR:
+            raise BadEvent(f"started_at is before {FIRST_YEAR}")
+        return moment
     except (ValueError, OverflowError) as error:
         raise BadEvent(f"started_at: {error}") from None
 
@@ -101,9 +110,13 @@ def _check_size(name: str, value: Any) -> None:
 
 
 def _canonical(value: Any) -> str:
-    """JSON in one fixed form, so that the same content is the same text."""
+    """JSON in one fixed form, so that the same content is the same text.
+
+    Beyond ASCII it is escaped: to normalise a provider's text, as a leaf demands, would change what was reported.
+    """
     try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+        text = orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+        return text if text.isascii() else json.dumps(value, sort_keys=True, separators=(",", ":"))
     except TypeError as error:
         raise BadEvent(f"not writable as JSON: {error}") from None
 

@@ -133,6 +133,8 @@ usage_record = Table(
     Column("attempts", Text),
     Column("user_digest", Text),
     Column("recorded_at", Moment),
+    Column("shard", Integer),
+    Column("leaf_index", BigInteger),
 )
 
 ledger_entry = Table(
@@ -140,6 +142,7 @@ ledger_entry = Table(
     metadata,
     Column("entry_id", Id, primary_key=True),
     Column("shard", Integer),
+    Column("leaf_index", BigInteger),
     Column("workspace_id", Text),
     Column("seq", BigInteger),
     Column("contra", Text),
@@ -150,6 +153,38 @@ ledger_entry = Table(
     Column("reverses", Id),
     Column("reason", Text),
     Column("actor", Text),
+    Column("recorded_at", Moment),
+)
+
+checkpoint = Table(
+    "checkpoint",
+    metadata,
+    Column("shard", Integer, primary_key=True),
+    Column("tree_size", BigInteger, primary_key=True),
+    Column("root", LargeBinary),
+    Column("frontier", LargeBinary),
+    Column("first_node", BigInteger),
+    Column("nodes", LargeBinary),
+    Column("recorded_at", Moment),
+)
+
+signed_checkpoint = Table(
+    "signed_checkpoint",
+    metadata,
+    Column("shard", Integer, primary_key=True),
+    Column("tree_size", BigInteger, primary_key=True),
+    Column("note", Text),
+    Column("recorded_at", Moment),
+)
+
+admin_log = Table(
+    "admin_log",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("actor", Text),
+    Column("method", Text),
+    Column("path", Text),
+    Column("body", Text),
     Column("recorded_at", Moment),
 )
 

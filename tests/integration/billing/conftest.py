@@ -29,6 +29,15 @@ def engine(database_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture
+def postgres_engine(postgres_url: str) -> Iterator[Engine]:
+    """For what only PostgreSQL has."""
+    engine = connect(postgres_url)
+    migrations.upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
 def ledger(engine: Engine) -> Ledger:
     """A ledger with the workspaces a, b, c and w."""
     for name in "abcw":

@@ -212,8 +212,9 @@ async def test_what_a_key_spent_before_its_window_began_no_longer_counts(service
     old = accept(usage("demo", key_id=made["key_id"]))
     assert not isinstance(old, Refused)
     midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    placed = {"recorded_at": midnight - timedelta(microseconds=1), "shard": 0, "leaf_index": 99}
     with engine.begin() as connection:
-        connection.execute(insert(usage_record), {**old, "recorded_at": midnight - timedelta(microseconds=1)})
+        connection.execute(insert(usage_record), {**old, **placed})
     assert (await standing(service, made["secret"]))["window_spend_pico"] == "0"
     await service.publish(usage("demo", key_id=made["key_id"]))
     assert (await standing(service, made["secret"]))["window_spend_pico"] == str(COST_PICO)

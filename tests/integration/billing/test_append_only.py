@@ -64,7 +64,7 @@ def test_an_entry_that_does_not_continue_the_books_is_refused_by_the_database_it
     entry = terms.entry(workspace_id, head, amount_pico, contra="cash", reference="payment-2", actor="mallory")
     before = books(written)
     with pytest.raises(IntegrityError), written.begin() as connection:
-        connection.execute(insert(ledger_entry), entry)
+        connection.execute(insert(ledger_entry), entry | {"leaf_index": 99})
     assert books(written) == before
 
 
@@ -82,8 +82,9 @@ def test_an_entry_without_an_origin_of_its_own_is_refused_by_the_database_itself
     entries = {entry["seq"]: entry for entry in books(written)["ledger_entry"]}
     terms = Terms(entries[1]["recorded_at"], 1, MAX_BALANCE_PICO["sqlite"])
     head = Head(2, entries[2]["balance_after_pico"]).moved(1)
+    entry = terms.entry("w", head, 1, actor="mallory", **columns) | {"leaf_index": 99}
     with pytest.raises(IntegrityError), written.begin() as connection:
-        connection.execute(insert(ledger_entry), terms.entry("w", head, 1, actor="mallory", **columns))
+        connection.execute(insert(ledger_entry), entry)
 
 
 def test_sqlite_is_opened_so_that_committed_means_on_the_disk(tmp_path: Path) -> None:

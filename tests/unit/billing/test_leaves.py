@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing import merkle
+from services.billing import merkle, tables
 from services.billing.leaves import COLUMNS, Kind, LeafError, leaf, read
 
 VECTORS = orjson.loads(Path(__file__).with_name("leaves.json").read_bytes())
+TABLES = {"usage/1": tables.usage_record, "entry/1": tables.ledger_entry}
 
 words = st.text(st.characters(exclude_categories=["Cs"])).map(lambda text: unicodedata.normalize("NFC", text))
 zones = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
@@ -53,6 +54,11 @@ def test_the_leaf_of_a_published_row_is_the_published_bytes_and_reads_back(vecto
 
 def test_at_least_twenty_rows_are_published_and_none_twice() -> None:
     assert len({vector["leaf"] for vector in VECTORS}) == len(VECTORS) >= 20
+
+
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_a_leaf_holds_every_column_of_its_table_but_its_place_in_the_tree(kind: Kind) -> None:
+    assert {"leaf_index", *COLUMNS[kind]} == set(TABLES[kind].c.keys())
 
 
 @given(leaves)

@@ -22,6 +22,7 @@ CREATE TABLE api_key (
 CREATE INDEX api_key_of_workspace ON api_key (workspace_id, id);
 
 -- What one request used and what it cost: everything needed to compute the cost again.
+-- In monthly partitions by request id: a UUIDv7 begins with its time, so the id alone stays the key.
 CREATE TABLE usage_record (
     request_id               uuid        PRIMARY KEY,
     workspace_id             text        NOT NULL REFERENCES workspace,
@@ -58,8 +59,14 @@ CREATE TABLE usage_record (
     upstream_usage           text,                  -- canonical JSON as text: jsonb would rewrite what was recorded
     attempts                 text        NOT NULL,  -- likewise
     user_digest              text,
-    recorded_at              timestamptz NOT NULL
-);
+    recorded_at              timestamptz NOT NULL,
+    shard                    integer     NOT NULL,
+    leaf_index               bigint      NOT NULL CHECK (leaf_index >= 0)
+) PARTITION BY RANGE (request_id);
+-- What no month takes is kept here, not refused: ids that are no UUIDv7, and a month that was not made in time.
+CREATE TABLE usage_record_default PARTITION OF usage_record DEFAULT;
+-- The rows in the order of their leaves, for audits.
+CREATE INDEX usage_by_leaf ON usage_record (shard, leaf_index);
 -- A workspace's usage in the order of the books, page by page.
 CREATE INDEX usage_of_workspace ON usage_record (workspace_id, recorded_at, request_id);
 -- What a key spent since a moment; the cost stands in the index, so the table is not touched.
@@ -69,6 +76,7 @@ CREATE INDEX spend_of_key ON usage_record (key_id, recorded_at) INCLUDE (cost_pi
 CREATE TABLE ledger_entry (
     entry_id           uuid          PRIMARY KEY,
     shard              integer       NOT NULL,
+    leaf_index         bigint        NOT NULL CHECK (leaf_index >= 0),
     workspace_id       text          NOT NULL REFERENCES workspace,
     seq                bigint        NOT NULL CHECK (seq >= 1),
     contra             text          NOT NULL CHECK (contra IN ('revenue', 'cash', 'promo', 'refund', 'adjustment')),
@@ -82,9 +90,48 @@ CREATE TABLE ledger_entry (
     recorded_at        timestamptz   NOT NULL,
     UNIQUE (workspace_id, seq),
     UNIQUE (workspace_id, reference),
+    UNIQUE (shard, leaf_index),
+    CHECK (contra <> 'refund' OR reverses IS NOT NULL),
+    CHECK (contra NOT IN ('refund', 'adjustment') OR reason IS NOT NULL),
     -- Usage is a debit to revenue that names its request; anything else names the payment or document behind it.
     CHECK (CASE WHEN request_id IS NULL THEN reference IS NOT NULL
                 ELSE reference IS NULL AND contra = 'revenue' AND amount_pico < 0 END)
+);
+
+CREATE INDEX reversals_of_entry ON ledger_entry (reverses) WHERE reverses IS NOT NULL;
+
+-- The Merkle tree of each shard (RFC 6962): one row for each batch, with the nodes that it completed.
+CREATE TABLE checkpoint (
+    shard       integer     NOT NULL,
+    tree_size   bigint      NOT NULL CHECK (tree_size >= 1),
+    root        bytea       NOT NULL CHECK (length(root) = 32),
+    frontier    bytea       NOT NULL,  -- the roots of the complete subtrees, the largest first
+    first_node  bigint      NOT NULL,  -- the place of the first of `nodes` among all of the tree's
+    nodes       bytea       NOT NULL,  -- leaf by leaf: its hash, then those of the subtrees it closes, upwards
+    recorded_at timestamptz NOT NULL,
+    PRIMARY KEY (shard, tree_size)
+);
+-- Hashes do not compress, and a slice of a value that is kept plain can be read without the rest.
+ALTER TABLE checkpoint ALTER COLUMN nodes SET STORAGE EXTERNAL;
+
+-- What was signed, word for word as it was published.
+CREATE TABLE signed_checkpoint (
+    shard       integer     NOT NULL,
+    tree_size   bigint      NOT NULL,
+    note        text        NOT NULL,
+    recorded_at timestamptz NOT NULL,
+    PRIMARY KEY (shard, tree_size),
+    FOREIGN KEY (shard, tree_size) REFERENCES checkpoint
+);
+
+-- Every call that an administrator made, written down before it was carried out.
+CREATE TABLE admin_log (
+    id          uuid        PRIMARY KEY,
+    actor       text        NOT NULL,
+    method      text        NOT NULL,
+    path        text        NOT NULL,
+    body        text        NOT NULL,  -- without secrets
+    recorded_at timestamptz NOT NULL
 );
 
 -- Working tables, not the ledger. The digest makes a redelivered message change nothing.
@@ -108,12 +155,48 @@ BEGIN
     RAISE EXCEPTION '% is append-only: post a correcting entry instead', TG_TABLE_NAME USING ERRCODE = 'restrict_violation';
 END $$;
 
-CREATE TRIGGER usage_record_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON usage_record
-    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
-CREATE TRIGGER ledger_entry_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON ledger_entry
-    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
-ALTER TABLE usage_record ENABLE ALWAYS TRIGGER usage_record_append_only;
-ALTER TABLE ledger_entry ENABLE ALWAYS TRIGGER ledger_entry_append_only;
+CREATE PROCEDURE make_append_only(name text) LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON %I'
+                   ' FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()', name);
+    EXECUTE format('ALTER TABLE %I ENABLE ALWAYS TRIGGER append_only', name);
+END $$;
+CALL make_append_only('usage_record');
+CALL make_append_only('usage_record_default');  -- a trigger per statement does not reach a partition named itself
+CALL make_append_only('ledger_entry');
+CALL make_append_only('checkpoint');
+CALL make_append_only('signed_checkpoint');
+CALL make_append_only('admin_log');
+
+-- Makes the partitions of this month and those ahead, as far as they are missing; how many it made. The service calls
+-- it, and has no other way to change the schema: hence SECURITY DEFINER.
+CREATE FUNCTION make_partitions(months_ahead integer) RETURNS integer LANGUAGE plpgsql
+    SECURITY DEFINER SET search_path FROM CURRENT SET opentoken.migration = 'on' AS $$
+DECLARE
+    first date;
+    name text;
+    made integer := 0;
+BEGIN
+    IF months_ahead NOT BETWEEN 0 AND 24 THEN
+        RAISE EXCEPTION 'from 0 to 24 months ahead, not %', months_ahead USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    FOR first IN SELECT date_trunc('month', now() AT TIME ZONE 'UTC') + make_interval(months => ahead)
+                 FROM generate_series(0, months_ahead) AS ahead LOOP
+        name := to_char(first, '"usage_record_"YYYY_MM');
+        CONTINUE WHEN to_regclass(name) IS NOT NULL;
+        EXECUTE format('CREATE TABLE %I PARTITION OF usage_record FOR VALUES FROM (%L) TO (%L)',
+                       name, first_id_of(first), first_id_of((first + interval '1 month')::date));
+        CALL make_append_only(name);
+        made := made + 1;
+    END LOOP;
+    RETURN made;
+END $$;
+
+-- The smallest UUIDv7 of a day: its milliseconds in 48 bits, then zeros.
+CREATE FUNCTION first_id_of(day date) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
+    SELECT (lpad(to_hex((extract(epoch FROM day::timestamp) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
+$$;
+SELECT make_partitions(3);
 
 -- The insert guard: an entry continues its predecessor without a gap. On a transition table, so it runs once per
 -- statement and also under COPY. The function's plan is kept for the session, and one made while the table was
@@ -129,6 +212,16 @@ BEGIN
     LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'ledger_entry % of workspace % does not continue the entry before it', bad.seq, bad.workspace_id
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    SELECT added.workspace_id, added.seq INTO bad FROM added
+    JOIN ledger_entry AS original ON original.entry_id = added.reverses
+    WHERE original.workspace_id <> added.workspace_id OR sign(original.amount_pico) = sign(added.amount_pico)
+       OR abs(original.amount_pico::numeric) < (SELECT abs(sum(reversal.amount_pico)) FROM ledger_entry AS reversal
+                                                WHERE reversal.reverses = original.entry_id)
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'ledger_entry % of workspace % reverses more than there is', bad.seq, bad.workspace_id
             USING ERRCODE = 'integrity_constraint_violation';
     END IF;
     RETURN NULL;

@@ -59,7 +59,10 @@ CREATE TABLE usage_record (
     upstream_usage           TEXT,              -- canonical JSON
     attempts                 TEXT    NOT NULL,  -- canonical JSON
     user_digest              TEXT,
-    recorded_at              TEXT    NOT NULL
+    recorded_at              TEXT    NOT NULL,
+    shard                    INTEGER NOT NULL,
+    leaf_index               INTEGER NOT NULL CHECK (leaf_index >= 0),
+    UNIQUE (shard, leaf_index)
 ) STRICT;
 -- A workspace's usage in the order of the books, page by page.
 CREATE INDEX usage_of_workspace ON usage_record (workspace_id, recorded_at, request_id);
@@ -70,6 +73,7 @@ CREATE INDEX spend_of_key ON usage_record (key_id, recorded_at, cost_pico);
 CREATE TABLE ledger_entry (
     entry_id           TEXT    NOT NULL PRIMARY KEY,
     shard              INTEGER NOT NULL,
+    leaf_index         INTEGER NOT NULL CHECK (leaf_index >= 0),
     workspace_id       TEXT    NOT NULL REFERENCES workspace,
     seq                INTEGER NOT NULL CHECK (seq >= 1),
     contra             TEXT    NOT NULL CHECK (contra IN ('revenue', 'cash', 'promo', 'refund', 'adjustment')),
@@ -83,9 +87,46 @@ CREATE TABLE ledger_entry (
     recorded_at        TEXT    NOT NULL,
     UNIQUE (workspace_id, seq),
     UNIQUE (workspace_id, reference),
+    UNIQUE (shard, leaf_index),
+    CHECK (contra <> 'refund' OR reverses IS NOT NULL),
+    CHECK (contra NOT IN ('refund', 'adjustment') OR reason IS NOT NULL),
     -- Usage is a debit to revenue that names its request; anything else names the payment or document behind it.
     CHECK (CASE WHEN request_id IS NULL THEN reference IS NOT NULL
                 ELSE reference IS NULL AND contra = 'revenue' AND amount_pico < 0 END)
+) STRICT;
+
+CREATE INDEX reversals_of_entry ON ledger_entry (reverses) WHERE reverses IS NOT NULL;
+
+-- The Merkle tree of each shard (RFC 6962): one row for each batch, with the nodes that it completed.
+CREATE TABLE checkpoint (
+    shard       INTEGER NOT NULL,
+    tree_size   INTEGER NOT NULL CHECK (tree_size >= 1),
+    root        BLOB    NOT NULL CHECK (length(root) = 32),
+    frontier    BLOB    NOT NULL,  -- the roots of the complete subtrees, the largest first
+    first_node  INTEGER NOT NULL,  -- the place of the first of `nodes` among all of the tree's
+    nodes       BLOB    NOT NULL,  -- leaf by leaf: its hash, then those of the subtrees it closes, upwards
+    recorded_at TEXT    NOT NULL,
+    PRIMARY KEY (shard, tree_size)
+) STRICT;
+
+-- What was signed, word for word as it was published.
+CREATE TABLE signed_checkpoint (
+    shard       INTEGER NOT NULL,
+    tree_size   INTEGER NOT NULL,
+    note        TEXT    NOT NULL,
+    recorded_at TEXT    NOT NULL,
+    PRIMARY KEY (shard, tree_size),
+    FOREIGN KEY (shard, tree_size) REFERENCES checkpoint
+) STRICT;
+
+-- Every call that an administrator made, written down before it was carried out.
+CREATE TABLE admin_log (
+    id          TEXT NOT NULL PRIMARY KEY,
+    actor       TEXT NOT NULL,
+    method      TEXT NOT NULL,
+    path        TEXT NOT NULL,
+    body        TEXT NOT NULL,  -- without secrets
+    recorded_at TEXT NOT NULL
 ) STRICT;
 
 -- Working tables, not the ledger. The digest makes a redelivered message change nothing.
@@ -119,6 +160,30 @@ CREATE TRIGGER ledger_entry_no_delete BEFORE DELETE ON ledger_entry
 BEGIN
     SELECT RAISE(ABORT, 'ledger_entry is append-only: post a correcting entry instead');
 END;
+CREATE TRIGGER checkpoint_no_update BEFORE UPDATE ON checkpoint
+BEGIN
+    SELECT RAISE(ABORT, 'checkpoint is append-only: post a correcting entry instead');
+END;
+CREATE TRIGGER checkpoint_no_delete BEFORE DELETE ON checkpoint
+BEGIN
+    SELECT RAISE(ABORT, 'checkpoint is append-only: post a correcting entry instead');
+END;
+CREATE TRIGGER signed_checkpoint_no_update BEFORE UPDATE ON signed_checkpoint
+BEGIN
+    SELECT RAISE(ABORT, 'signed_checkpoint is append-only: post a correcting entry instead');
+END;
+CREATE TRIGGER signed_checkpoint_no_delete BEFORE DELETE ON signed_checkpoint
+BEGIN
+    SELECT RAISE(ABORT, 'signed_checkpoint is append-only: post a correcting entry instead');
+END;
+CREATE TRIGGER admin_log_no_update BEFORE UPDATE ON admin_log
+BEGIN
+    SELECT RAISE(ABORT, 'admin_log is append-only: post a correcting entry instead');
+END;
+CREATE TRIGGER admin_log_no_delete BEFORE DELETE ON admin_log
+BEGIN
+    SELECT RAISE(ABORT, 'admin_log is append-only: post a correcting entry instead');
+END;
 
 -- The insert guard: an entry continues its predecessor without a gap.
 CREATE TRIGGER ledger_entry_guard AFTER INSERT ON ledger_entry
@@ -126,4 +191,15 @@ WHEN NEW.balance_after_pico - NEW.amount_pico IS NOT CASE NEW.seq WHEN 1 THEN 0 
     SELECT balance_after_pico FROM ledger_entry WHERE workspace_id = NEW.workspace_id AND seq = NEW.seq - 1) END
 BEGIN
     SELECT RAISE(ABORT, 'ledger_entry does not continue the entry before it');
+END;
+
+-- A reversal is in its original's workspace, of the other sign, and all of them together are no more than it.
+CREATE TRIGGER ledger_entry_reversal AFTER INSERT ON ledger_entry
+WHEN NEW.reverses IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM ledger_entry AS original WHERE original.entry_id = NEW.reverses
+    AND original.workspace_id = NEW.workspace_id AND sign(original.amount_pico) <> sign(NEW.amount_pico)
+    AND abs(original.amount_pico) >= abs((
+        SELECT sum(amount_pico) FROM ledger_entry WHERE reverses = NEW.reverses)))
+BEGIN
+    SELECT RAISE(ABORT, 'ledger_entry reverses more than there is');
 END;
