@@ -1,7 +1,9 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, func, select, text
+from sqlalchemy import Connection, Engine, event, func, select, text
 
 from services.billing import tree
 from services.billing.accounts import Accounts
@@ -24,6 +26,8 @@ from shared.money import Tokens
 from tests.integration.billing.books import TEN_USD
 from tests.unit.billing import rfc6962
 from tests.unit.billing.events import usage, usages
+
+READ = "SELECT sum(idx_tup_fetch + seq_tup_read) FROM pg_stat_xact_user_tables"  # so far in this session
 
 
 def leaves_of(engine: Engine, shard: int = 0) -> list[bytes]:
@@ -145,3 +149,20 @@ def test_the_probe_for_known_requests_goes_by_the_index_however_full_the_books_a
         plan = "\n".join(connection.scalars(text(f"EXPLAIN {compiled}".replace(":", "\\:"))))
     assert "Seq Scan" not in plan, plan
     assert "Index" in plan
+
+
+def test_what_a_batch_reads_does_not_grow_with_the_books(postgres_engine: Engine) -> None:
+    """As it did when the insert guard's look-up went by the wrong index: every entry read all of its workspace's."""
+    Accounts(postgres_engine).create_workspace("w", "w")
+    ledger = Ledger(postgres_engine)
+
+    @event.listens_for(postgres_engine, "commit")
+    def note(connection: Connection) -> None:
+        rows_read.append(int(connection.scalar(text(READ)) or 0))
+
+    rows_read: list[int] = []
+    for _ in range(10):
+        ledger.record([usage() for _ in range(100)])
+    by_batch = [after - before for before, after in pairwise(rows_read)]
+    assert len(by_batch) == 9
+    assert max(by_batch) < 100 * 6, by_batch

@@ -82,14 +82,13 @@ CREATE TABLE ledger_entry (
     contra             text          NOT NULL CHECK (contra IN ('revenue', 'cash', 'promo', 'refund', 'adjustment')),
     amount_pico        bigint        NOT NULL CHECK (amount_pico <> 0),
     balance_after_pico numeric(38,0) NOT NULL,
-    request_id         uuid          UNIQUE REFERENCES usage_record,
+    request_id         uuid          UNIQUE,  -- of a usage_record: the guard below sees to it, faster than a foreign key
     reference          text,
     reverses           uuid          REFERENCES ledger_entry,
     reason             text,
     actor              text          NOT NULL,
     recorded_at        timestamptz   NOT NULL,
     UNIQUE (workspace_id, seq),
-    UNIQUE (workspace_id, reference),
     UNIQUE (shard, leaf_index),
     CHECK (contra <> 'refund' OR reverses IS NOT NULL),
     CHECK (contra NOT IN ('refund', 'adjustment') OR reason IS NOT NULL),
@@ -98,6 +97,8 @@ CREATE TABLE ledger_entry (
                 ELSE reference IS NULL AND contra = 'revenue' AND amount_pico < 0 END)
 );
 
+-- Partial, so that a look-up by (workspace_id, seq) cannot go by this one's first half through all of a workspace.
+CREATE UNIQUE INDEX entry_of_reference ON ledger_entry (workspace_id, reference) WHERE reference IS NOT NULL;
 CREATE INDEX reversals_of_entry ON ledger_entry (reverses) WHERE reverses IS NOT NULL;
 
 -- The Merkle tree of each shard (RFC 6962): one row for each batch, with the nodes that it completed.
@@ -198,9 +199,11 @@ CREATE FUNCTION first_id_of(day date) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
 $$;
 SELECT make_partitions(3);
 
--- The insert guard: an entry continues its predecessor without a gap. On a transition table, so it runs once per
--- statement and also under COPY. The function's plan is kept for the session, and one made while the table was
--- empty would scan it for ever: hence enable_seqscan, and a subquery that can only be an index look-up.
+-- The insert guard: an entry continues its predecessor without a gap, a debit is what its record costs, and reversals
+-- of an entry, in its workspace and of the other sign, are together no more than it. On a transition table, so it runs
+-- once per statement and also under COPY. The function's plans are kept for the session, and those made while a table
+-- was empty would scan or join the whole of it for ever: hence enable_seqscan, and only subqueries with one value,
+-- which can be nothing but index look-ups.
 CREATE FUNCTION guard_entries() RETURNS trigger LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     bad record;
@@ -214,11 +217,21 @@ BEGIN
         RAISE EXCEPTION 'ledger_entry % of workspace % does not continue the entry before it', bad.seq, bad.workspace_id
             USING ERRCODE = 'integrity_constraint_violation';
     END IF;
-    SELECT added.workspace_id, added.seq INTO bad FROM added
-    JOIN ledger_entry AS original ON original.entry_id = added.reverses
-    WHERE original.workspace_id <> added.workspace_id OR sign(original.amount_pico) = sign(added.amount_pico)
-       OR abs(original.amount_pico::numeric) < (SELECT abs(sum(reversal.amount_pico)) FROM ledger_entry AS reversal
-                                                WHERE reversal.reverses = original.entry_id)
+    SELECT workspace_id, seq INTO bad FROM added
+    WHERE request_id IS NOT NULL AND (
+        SELECT record.cost_pico = -added.amount_pico AND record.workspace_id = added.workspace_id
+        FROM usage_record AS record WHERE record.request_id = added.request_id) IS NOT TRUE
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'ledger_entry % of workspace % is not what its usage_record costs', bad.seq, bad.workspace_id
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    SELECT workspace_id, seq INTO bad FROM added
+    WHERE reverses IS NOT NULL AND (
+        SELECT original.workspace_id = added.workspace_id AND sign(original.amount_pico) <> sign(added.amount_pico)
+           AND abs(original.amount_pico::numeric) >= (SELECT abs(sum(reversal.amount_pico)) FROM ledger_entry AS reversal
+                                                      WHERE reversal.reverses = original.entry_id)
+        FROM ledger_entry AS original WHERE original.entry_id = added.reverses) IS NOT TRUE
     LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'ledger_entry % of workspace % reverses more than there is', bad.seq, bad.workspace_id

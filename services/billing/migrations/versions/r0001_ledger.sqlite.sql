@@ -86,7 +86,6 @@ CREATE TABLE ledger_entry (
     actor              TEXT    NOT NULL,
     recorded_at        TEXT    NOT NULL,
     UNIQUE (workspace_id, seq),
-    UNIQUE (workspace_id, reference),
     UNIQUE (shard, leaf_index),
     CHECK (contra <> 'refund' OR reverses IS NOT NULL),
     CHECK (contra NOT IN ('refund', 'adjustment') OR reason IS NOT NULL),
@@ -95,6 +94,8 @@ CREATE TABLE ledger_entry (
                 ELSE reference IS NULL AND contra = 'revenue' AND amount_pico < 0 END)
 ) STRICT;
 
+-- Partial, so that a look-up by (workspace_id, seq) cannot go by this one's first half through all of a workspace.
+CREATE UNIQUE INDEX entry_of_reference ON ledger_entry (workspace_id, reference) WHERE reference IS NOT NULL;
 CREATE INDEX reversals_of_entry ON ledger_entry (reverses) WHERE reverses IS NOT NULL;
 
 -- The Merkle tree of each shard (RFC 6962): one row for each batch, with the nodes that it completed.
@@ -202,4 +203,13 @@ WHEN NEW.reverses IS NOT NULL AND NOT EXISTS (
         SELECT sum(amount_pico) FROM ledger_entry WHERE reverses = NEW.reverses)))
 BEGIN
     SELECT RAISE(ABORT, 'ledger_entry reverses more than there is');
+END;
+
+-- A debit is what its record costs.
+CREATE TRIGGER ledger_entry_debit AFTER INSERT ON ledger_entry
+WHEN NEW.request_id IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM usage_record WHERE request_id = NEW.request_id
+    AND workspace_id = NEW.workspace_id AND cost_pico = -NEW.amount_pico)
+BEGIN
+    SELECT RAISE(ABORT, 'ledger_entry is not what its usage_record costs');
 END;
