@@ -19,7 +19,7 @@ from shared import http
 from shared.bus import Bus, BusError
 from shared.errors import NotFound
 
-Handler = Callable[[web.Request], Awaitable[web.Response]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def build_app(settings: BillingSettings, bus: Bus) -> web.Application:
@@ -72,6 +72,8 @@ def _routes(settings: BillingSettings, audit: Audit, admin: Admin) -> list[web.R
         web.get("/v1/workspaces/{id}/entries", _for(audit.entries, *readers)),
         web.get("/v1/generations/{id}", _for(audit.receipt, *readers)),
         web.get("/v1/statements/{workspace}/{month}", _for(audit.statement, *readers)),
+        web.get("/v1/export.jsonl", _for(audit.export_jsonl, *readers)),
+        web.get("/v1/export.csv", _for(audit.export_csv, *readers)),
         web.get("/openapi.json", _openapi()),
         web.post("/internal/standing", _for(audit.standing, internal)),
         web.post("/admin/workspaces", _for(admin.create_workspace, admins)),
@@ -95,7 +97,7 @@ def _openapi() -> Handler:
 def _for(handler: Handler, *tokens: str) -> Handler:
     """The handler, for bearers of one of the tokens."""
 
-    async def guarded(request: web.Request) -> web.Response:
+    async def guarded(request: web.Request) -> web.StreamResponse:
         http.require_bearer(request, *tokens)
         if any("\0" in value for value in request.match_info.values()):  # PostgreSQL takes no NUL, and no id has one
             raise NotFound(f"no such route: {request.method} {request.path}")

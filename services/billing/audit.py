@@ -1,11 +1,24 @@
 """The audit surface: read-only routes over the books, and the standing of a key for the edge."""
 
+from collections.abc import Iterator
+
 from aiohttp import web
 from sqlalchemy import Engine
 
-from services.billing.bodies import EntriesQuery, KeyDigest, PeriodQuery, ReceiptQuery, UsageQuery
+from services.billing import export
+from services.billing.bodies import (
+    EntriesQuery,
+    ExportQuery,
+    KeyDigest,
+    PeriodQuery,
+    ReceiptQuery,
+    TableQuery,
+    UsageQuery,
+)
 from services.billing.books import Books, Page
 from services.billing.database import Threads
+from services.billing.export import Selection
+from services.billing.leaves import Kind
 from services.billing.standing import Standings
 from services.billing.statement import Month, Statements
 from shared.bodies import parse
@@ -17,7 +30,7 @@ class Audit:
 
     def __init__(self, engine: Engine, threads: Threads) -> None:
         self._books, self._standings, self._statements = Books(engine), Standings(engine), Statements(engine)
-        self._threads = threads
+        self._engine, self._threads = engine, threads
 
     async def balance(self, request: web.Request) -> web.Response:
         """GET /v1/workspaces/{id}/balance."""
@@ -47,10 +60,36 @@ class Audit:
         workspace_id, month = request.match_info["workspace"], Month.of(request.match_info["month"])
         return json_response(await self._threads.read(self._statements.of, workspace_id, month))
 
+    async def export_jsonl(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/export.jsonl."""
+        query = parse(ExportQuery, request.query)
+        return await self._streamed(request, export.jsonl(self._engine, _selection(query)), "application/jsonl")
+
+    async def export_csv(self, request: web.Request) -> web.StreamResponse:
+        """GET /v1/export.csv."""
+        query = parse(TableQuery, request.query)
+        kind: Kind = "usage/1" if query.kind == "usage" else "entry/1"
+        return await self._streamed(request, export.table(self._engine, kind, _selection(query)), "text/csv")
+
     async def standing(self, request: web.Request) -> web.Response:
         """POST /internal/standing."""
         body = parse(KeyDigest, await request.read())
         return json_response(await self._threads.read(self._standings.of, body.digest))
+
+    async def _streamed(self, request: web.Request, pieces: Iterator[bytes], media: str) -> web.StreamResponse:
+        """The pieces as they are read, each on a reading thread; no piece is read before the last one was taken."""
+        response = web.StreamResponse(headers={"Content-Type": media})
+        piece = await self._threads.read(next, pieces, None)  # what fails before the first piece is still a status
+        await response.prepare(request)
+        while piece is not None:
+            await response.write(piece)
+            piece = await self._threads.read(next, pieces, None)
+        await response.write_eof()
+        return response
+
+
+def _selection(query: ExportQuery) -> Selection:
+    return Selection(query.workspace_id, query.start, query.end)
 
 
 def _page(query: PeriodQuery) -> Page:

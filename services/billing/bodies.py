@@ -109,6 +109,20 @@ class EntriesQuery(PeriodQuery):
     contra: Literal["revenue", "cash", "promo", "refund", "adjustment"] | None = None
 
 
+class ExportQuery(Query):
+    """GET /v1/export.jsonl: whose rows, and recorded when; `from` is inside, `to` is not."""
+
+    workspace_id: Name | None = None
+    start: Moment | None = Field(None, alias="from")
+    end: Moment | None = Field(None, alias="to")
+
+
+class TableQuery(ExportQuery):
+    """GET /v1/export.csv: and which of the two tables."""
+
+    kind: Literal["usage", "entries"]
+
+
 class ReceiptQuery(Query):
     """GET /v1/generations/{id}."""
 

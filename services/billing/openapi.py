@@ -36,6 +36,8 @@ OPERATIONS = {
     ("get", "/v1/workspaces/{id}/entries"): Operation("listEntries", answers.EntryList, bodies.EntriesQuery),
     ("get", "/v1/generations/{id}"): Operation("receipt", answers.Receipt, bodies.ReceiptQuery),
     ("get", "/v1/statements/{workspace}/{month}"): Operation("statement", answers.Statement),
+    ("get", "/v1/export.jsonl"): Operation("exportLeaves", query=bodies.ExportQuery, media="application/jsonl"),
+    ("get", "/v1/export.csv"): Operation("exportTable", query=bodies.TableQuery, media="text/csv"),
     ("post", "/admin/workspaces"): Operation("createWorkspace", answers.Workspace, body=bodies.NewWorkspace),
     ("get", "/admin/workspaces"): Operation("listWorkspaces", answers.WorkspaceList, bodies.PageQuery),
     ("post", "/admin/workspaces/{id}/keys"): Operation("createKey", answers.MadeKey, body=bodies.NewKey),

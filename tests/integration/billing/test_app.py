@@ -44,6 +44,7 @@ ROUTES = {
     ("GET", "/v1/workspaces/demo/entries"): {ADMIN, AUDITOR, INTERNAL},
     ("GET", "/v1/generations/x"): {ADMIN, AUDITOR, INTERNAL},
     ("GET", "/v1/statements/demo/2026-01"): {ADMIN, AUDITOR, INTERNAL},
+    ("GET", "/v1/export.csv"): {ADMIN, AUDITOR, INTERNAL},
     ("POST", "/internal/standing"): {INTERNAL},
     ("POST", "/admin/workspaces"): {ADMIN},
     ("GET", "/admin/workspaces"): {ADMIN},

@@ -1,0 +1,82 @@
+"""The books built anew, from an export, in an empty database of either kind: the same leaves, so the same roots."""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import orjson
+from sqlalchemy import Connection, Engine, insert, select
+
+from services.billing import migrations, tree
+from services.billing.database import insert_rows, reading, writing
+from services.billing.export import TREE
+from services.billing.leaves import LeafError, read
+from services.billing.merkle import Frontier
+from services.billing.scan import TABLES, Placed, sizes
+from services.billing.tables import workspace
+
+BATCH = 1000  # leaves in one transaction: past this, larger ones no longer pay
+
+
+class ReplayError(Exception):
+    """The books cannot be built from this file, or not there; the message says why."""
+
+
+def replay(lines: Iterable[bytes], engine: Engine, progress: Callable[[int], None] = lambda _: None) -> dict[int, str]:
+    """Build the books and return each shard's root, in hex. Raises ReplayError.
+
+    The names of workspaces are no part of the books: each is called by its id.
+    """
+    migrations.upgrade(engine)
+    with reading(engine) as connection:
+        if sizes(connection):
+            raise ReplayError(f"there are books in {engine.url!r} already: give an empty database")
+    heads = dict[int, tuple[int, str]]()
+    leaves, done = _leaves(lines, heads), 0
+    while batch := list(islice(leaves, BATCH)):
+        with writing(engine, *{row["shard"] for _, _, row in batch}) as connection:
+            _append(connection, batch)
+        done += len(batch)
+        progress(done)
+    with reading(engine) as connection:
+        made = {shard: tree.frontier(connection, shard) for shard in sizes(connection)}
+    _compare(heads, made)
+    return {shard: frontier.root().hex() for shard, frontier in made.items()}
+
+
+def _leaves(lines: Iterable[bytes], heads: dict[int, tuple[int, str]]) -> Iterator[Placed]:
+    """The leaves in a file; what it says of its trees goes into `heads`."""
+    for number, line in enumerate(lines, 1):
+        try:
+            if line.startswith(b'{"k":"' + TREE.encode()):
+                head = orjson.loads(line)
+                heads[int(head["shard"])] = (int(head["tree_size"]), head["root"])
+            else:
+                yield Placed(number, *read(line.removesuffix(b"\n")))
+        except (LeafError, KeyError, ValueError) as error:
+            raise ReplayError(f"line {number}: {error}") from None
+
+
+def _append(connection: Connection, batch: list[Placed]) -> None:
+    names = {row["workspace_id"]: row["recorded_at"] for _, _, row in batch}
+    for known in connection.scalars(select(workspace.c.id).where(workspace.c.id.in_(names))):
+        del names[known]
+    if names:
+        made = [{"id": id_, "name": id_, "strict": False, "created_at": at} for id_, at in names.items()]
+        connection.execute(insert(workspace), made)
+    for shard in {row["shard"] for _, _, row in batch}:
+        booked = tree.grow(connection, shard, [(kind, row) for _, kind, row in batch if row["shard"] == shard])
+        for ours, table in TABLES.items():
+            insert_rows(connection, table, [row for kind, row in booked if kind == ours])
+
+
+def _compare(heads: dict[int, tuple[int, str]], made: dict[int, Frontier]) -> None:
+    if not heads and made:
+        raise ReplayError("the file does not say what its roots are: it was cut short, or is no whole export")
+    for shard in heads.keys() | made.keys():
+        found = made.get(shard, Frontier())
+        if (found.size, found.root().hex()) != heads.get(shard):
+            size, root = heads.get(shard, (0, "none"))
+            raise ReplayError(
+                f"shard {shard}: the file says {size} leaves and root {root}, "
+                f"but its lines make {found.size} and {found.root().hex()}"
+            )
