@@ -3,6 +3,7 @@
 import sys
 
 from services.billing.app import build_app
+from services.billing.checkpoint import NoteError
 from services.billing.migrations import SchemaError
 from services.billing.settings import Settings
 from shared import http, log, settings
@@ -13,7 +14,7 @@ async def _serve(environment: Settings) -> None:
     bus = RabbitBus(environment.broker_url, shards=environment.ledger_shards, name="billing")
     try:
         await http.serve(build_app(environment, bus), environment.host, environment.port, environment.metrics_port)
-    except SchemaError as error:
+    except (SchemaError, NoteError) as error:
         sys.exit(f"billing cannot start: {error}")
     finally:
         await bus.close()

@@ -98,20 +98,65 @@ class RecordedUsage(Record):
     recorded_at: Moment
 
 
+class Path(Answer):
+    """Hashes that lead from a leaf to the root of a signed checkpoint, upwards, in base64."""
+
+    shard: int
+    leaf_index: int
+    tree_size: int
+    path: list[str]
+    checkpoint: str
+
+
+class Proof(Path):
+    """That a row is in the books: its leaf, word for word, and the way to a signed root."""
+
+    leaf: str
+
+
+class Inclusion(Path):
+    """That a leaf is in a tree."""
+
+    leaf_hash: str
+
+
+class Consistency(Answer):
+    """That a tree begins with an earlier one."""
+
+    shard: int
+    first: int
+    second: int
+    path: list[str]
+    first_checkpoint: str
+    second_checkpoint: str
+
+
+class Checkpoint(Answer):
+    """What was signed: `checkpoint` is the note itself, the rest is read from it."""
+
+    shard: int
+    tree_size: int
+    root: str
+    checkpoint: str
+    recorded_at: Moment
+
+
 class Debit(Answer):
-    """The entry that a request made."""
+    """The entry that a request made; `proof` is null until a signed checkpoint covers it."""
 
     entry_id: str
     seq: int
     amount_pico_usd: Pico
     balance_after_pico_usd: Pico
+    leaf_index: int
+    proof: Proof | None
 
 
 class Receipt(Record):
     """A record with its debit, which is null where the request cost nothing."""
 
     debit: Debit | None
-    proof: dict[str, Any] | None
+    proof: Proof | None
 
 
 class Entry(Answer):
@@ -207,6 +252,12 @@ class EntryList(Page):
     """Entries by number."""
 
     data: list[Entry]
+
+
+class CheckpointList(Page):
+    """A page of signed checkpoints."""
+
+    data: list[Checkpoint]
 
 
 class WorkspaceList(Page):

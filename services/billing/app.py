@@ -15,6 +15,7 @@ from services.billing.consumer import consume, handler
 from services.billing.database import Threads, connect, ping
 from services.billing.ledger import Ledger
 from services.billing.settings import BillingSettings
+from services.billing.signer import keep_signing, make_signer
 from shared import http
 from shared.bus import Bus, BusError
 from shared.errors import NotFound
@@ -23,9 +24,13 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def build_app(settings: BillingSettings, bus: Bus) -> web.Application:
-    """The service on `bus`, which stays its caller's to close. Starting raises SchemaError on an unfit database."""
+    """The service on `bus`, which stays its caller's to close. Starting raises SchemaError on an unfit database.
+
+    Raises NoteError where the signing key cannot be read.
+    """
     engine, threads = connect(settings.database_url.get_secret_value()), Threads()
     ledger, accounts = Ledger(engine, settings.ledger_shards), Accounts(engine)
+    signer = make_signer(engine, settings)
 
     async def resources(_: web.Application) -> AsyncIterator[None]:
         try:
@@ -33,6 +38,8 @@ def build_app(settings: BillingSettings, bus: Bus) -> web.Application:
             shards = range(settings.ledger_shards)
             post = handler(ledger, threads)
             tasks = [asyncio.create_task(consume(bus, shard, post)) for shard in shards]
+            if signer is not None:
+                tasks.append(asyncio.create_task(keep_signing(signer, threads)))
             yield
             for task in tasks:
                 task.cancel()
@@ -74,6 +81,10 @@ def _routes(settings: BillingSettings, audit: Audit, admin: Admin) -> list[web.R
         web.get("/v1/statements/{workspace}/{month}", _for(audit.statement, *readers)),
         web.get("/v1/export.jsonl", _for(audit.export_jsonl, *readers)),
         web.get("/v1/export.csv", _for(audit.export_csv, *readers)),
+        web.get("/v1/checkpoints", _for(audit.checkpoints, *readers)),
+        web.get("/v1/checkpoints/{size}", _for(audit.checkpoint, *readers)),
+        web.get("/v1/proofs/inclusion", _for(audit.inclusion, *readers)),
+        web.get("/v1/proofs/consistency", _for(audit.consistency, *readers)),
         web.get("/openapi.json", _openapi()),
         web.post("/internal/standing", _for(audit.standing, internal)),
         web.post("/admin/workspaces", _for(admin.create_workspace, admins)),

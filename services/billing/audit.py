@@ -7,18 +7,24 @@ from sqlalchemy import Engine
 
 from services.billing import export
 from services.billing.bodies import (
+    CheckpointsQuery,
+    ConsistencyQuery,
     EntriesQuery,
     ExportQuery,
+    InclusionQuery,
     KeyDigest,
     PeriodQuery,
     ReceiptQuery,
+    ShardQuery,
+    SizeOf,
     TableQuery,
     UsageQuery,
 )
-from services.billing.books import Books, Page
+from services.billing.books import Books, Page, listing
 from services.billing.database import Threads
 from services.billing.export import Selection
 from services.billing.leaves import Kind
+from services.billing.proofs import Proofs, checkpoint_json
 from services.billing.standing import Standings
 from services.billing.statement import Month, Statements
 from shared.bodies import parse
@@ -30,6 +36,7 @@ class Audit:
 
     def __init__(self, engine: Engine, threads: Threads) -> None:
         self._books, self._standings, self._statements = Books(engine), Standings(engine), Statements(engine)
+        self._proofs = Proofs(engine)
         self._engine, self._threads = engine, threads
 
     async def balance(self, request: web.Request) -> web.Response:
@@ -59,6 +66,29 @@ class Audit:
         """GET /v1/statements/{workspace}/{month}."""
         workspace_id, month = request.match_info["workspace"], Month.of(request.match_info["month"])
         return json_response(await self._threads.read(self._statements.of, workspace_id, month))
+
+    async def checkpoints(self, request: web.Request) -> web.Response:
+        """GET /v1/checkpoints."""
+        query = parse(CheckpointsQuery, request.query)
+        found = await self._threads.read(self._proofs.checkpoints, query.shard, query.cursor, query.limit + 1)
+        return json_response(listing(found, query.limit, checkpoint_json, "tree_size"))
+
+    async def checkpoint(self, request: web.Request) -> web.Response:
+        """GET /v1/checkpoints/{size}, where `latest` is a size, too."""
+        query, size = parse(ShardQuery, request.query), request.match_info["size"]
+        named = None if size == "latest" else parse(SizeOf, {"size": size}).size
+        return json_response(await self._threads.read(self._proofs.checkpoint, query.shard, named))
+
+    async def inclusion(self, request: web.Request) -> web.Response:
+        """GET /v1/proofs/inclusion."""
+        query = parse(InclusionQuery, request.query)
+        proof = await self._threads.read(self._proofs.inclusion, query.shard, query.leaf_index, query.tree_size)
+        return json_response(proof)
+
+    async def consistency(self, request: web.Request) -> web.Response:
+        """GET /v1/proofs/consistency."""
+        query = parse(ConsistencyQuery, request.query)
+        return json_response(await self._threads.read(self._proofs.consistency, query.shard, query.first, query.second))
 
     async def export_jsonl(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/export.jsonl."""

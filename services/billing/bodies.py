@@ -39,6 +39,7 @@ def _printable(text: str) -> str:
 
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Index = Annotated[int, Field(ge=0, lt=2**62)]  # within BIGINT, also where one is added
 Moment = Annotated[datetime, BeforeValidator(_moment)]
 AmountPico = Annotated[int, BeforeValidator(_amount_pico)]
 
@@ -87,6 +88,39 @@ class PageQuery(Query):
 
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE
     cursor: Name | None = None
+
+
+class ShardQuery(Query):
+    """Which shard's tree."""
+
+    shard: Annotated[int, Field(ge=0, le=255)] = 0
+
+
+class SizeOf(Query):
+    """The size in a checkpoint's path."""
+
+    size: Index
+
+
+class CheckpointsQuery(ShardQuery):
+    """GET /v1/checkpoints; `cursor` is a size."""
+
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE
+    cursor: Index = 0
+
+
+class InclusionQuery(ShardQuery):
+    """GET /v1/proofs/inclusion; without `tree_size`, in the newest signed tree."""
+
+    leaf_index: Index
+    tree_size: Index | None = None
+
+
+class ConsistencyQuery(ShardQuery):
+    """GET /v1/proofs/consistency: that the tree of `second` leaves, or the newest, begins with that of `first`."""
+
+    first: Index
+    second: Index | None = None
 
 
 class PeriodQuery(PageQuery):

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, Select, Table, select
 
 from services.billing.database import Row, reading, row, rows
 from services.billing.ledger import heads
+from services.billing.proofs import proof_of
 from services.billing.records import json_of
 from services.billing.tables import ledger_entry, usage_record
 from shared.errors import InvalidRequest, NotFound
@@ -82,7 +83,8 @@ class Books:
             if record is None:
                 raise NotFound(f'generation "{name}" not found')
             entry = row(connection, select(ledger_entry).where(ledger_entry.c.request_id == record["request_id"]))
-        return json_of(record) | {"debit": entry and _debit_json(entry), "proof": None}
+            debit = entry and _debit_json(entry) | {"proof": proof_of(connection, "entry/1", entry)}
+            return json_of(record) | {"debit": debit, "proof": proof_of(connection, "usage/1", record)}
 
 
 def listing(found: Sequence[Row], limit: int, json: Callable[[Row], dict[str, Any]], cursor: str) -> dict[str, Any]:
@@ -118,7 +120,9 @@ def _usage_json(record: Row) -> dict[str, Any]:
 
 def _debit_json(entry: Row) -> dict[str, Any]:
     shown = ("entry_id", "seq", "amount_pico_usd", "balance_after_pico_usd")
-    return {name: value for name, value in entry_json(entry).items() if name in shown}
+    return {name: value for name, value in entry_json(entry).items() if name in shown} | {
+        "leaf_index": entry["leaf_index"]
+    }
 
 
 def _listed(table: Table, workspace_id: str, page: Page, **equal: str | None) -> Select[Any]:

@@ -1,5 +1,6 @@
 """Billing's settings."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
@@ -28,6 +29,8 @@ class BillingSettings(DatabaseSettings, InternalSettings):
     auditor_token: Annotated[SecretStr, Field(min_length=16)]
     bootstrap_key: Annotated[SecretStr, Field(min_length=8)] | None = None
     ledger_shards: Annotated[int, Field(ge=1, le=256)] = 1
+    signing_key_file: Path | None = None
+    checkpoint_dir: Path | None = None
 
 
 class Settings(BillingSettings, BusSettings, ProcessSettings):

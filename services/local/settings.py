@@ -24,6 +24,8 @@ class LocalSettings(Environment):
     broker_url: Annotated[str, Field(pattern=r"^(local:$|amqps?://)")] = LOCAL
     database_url: SecretStr | None = None
     ledger_shards: Annotated[int, Field(ge=1, le=256)] = 1
+    signing_key_file: Path | None = None
+    checkpoint_dir: Path | None = None
     spool_dir: Path | None = None
     spool_max_bytes: Annotated[int, Field(ge=0)] = 1024**3
     internal_token: Annotated[SecretStr, Field(min_length=16)] | None = None

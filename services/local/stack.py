@@ -5,12 +5,14 @@ import importlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from pydantic import SecretStr
 
 from services.billing import migrations
 from services.billing.app import build_app as build_billing
 from services.billing.database import connect as open_database
+from services.billing.keys import make_key
 from services.billing.settings import BillingSettings
 from services.edge.app import build_app as build_edge
 from services.local.settings import LocalSettings
@@ -88,7 +90,17 @@ def _billing_settings(settings: LocalSettings, secrets: dict[str, str]) -> Billi
         auditor_token=SecretStr(secrets["auditor_token"]),
         bootstrap_key=SecretStr(secrets["bootstrap_key"]),
         ledger_shards=settings.ledger_shards,
+        signing_key_file=_signing_key(settings),
+        checkpoint_dir=settings.checkpoint_dir or settings.data_dir / "checkpoints",
     )
+
+
+def _signing_key(settings: LocalSettings) -> Path:
+    """The file of the key that signs checkpoints: as set, else in the data dir, made at the first start."""
+    file = settings.signing_key_file or settings.data_dir / "signing.key"
+    if not file.exists():
+        make_key(file)
+    return file
 
 
 def _spool(settings: LocalSettings, name: str) -> Spool | None:

@@ -1,0 +1,129 @@
+"""Signs where the trees stand, at most 10 s or 10,000 leaves and a batch apart, and exports it out of our own reach.
+
+A note is first kept in the database, then written to the directory, one file a note and `latest`; what the directory
+misses, after a crash or while it was away, is written the next time. Nothing is remembered but when we last signed.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+from prometheus_client import Counter, Gauge
+from sqlalchemy import Connection, Engine, Table, func, insert, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from services.billing import tree
+from services.billing.checkpoint import Checkpoint, NoteError, SigningKey
+from services.billing.database import Threads, reading, rows, writing
+from services.billing.files import write_file
+from services.billing.keys import read_key
+from services.billing.settings import BillingSettings
+from services.billing.tables import checkpoint, signed_checkpoint
+
+log = structlog.get_logger()
+
+LOOK_S = 0.2  # at 25,000 leaves/s, the most that one writer was seen to reach, 5,000 leaves come between two looks
+SIGN_LEAVES = 5_000  # so this, plus what comes until the next look, stays within 10,000
+SIGN_AFTER_S = 5.0  # half of what is promised, so that one failure in between breaks no promise
+LATEST = "latest"
+
+SIGNED = Counter("opentoken_ledger_checkpoints_signed_total", "Checkpoints signed.", ["shard"])
+FAILED = Counter("opentoken_ledger_checkpoints_failed_total", "Attempts to sign or export that failed.")
+SIZE = Gauge("opentoken_ledger_checkpoint_size", "Leaves that the newest signed checkpoint covers.", ["shard"])
+
+
+class Signer:
+    """Signs for all shards; every method blocks. Without a directory the notes stay in the database alone."""
+
+    def __init__(self, engine: Engine, shards: int, key: SigningKey, directory: Path | None) -> None:
+        self._engine, self._shards, self._key, self._directory = engine, range(shards), key, directory
+        self._signed_at_s = dict.fromkeys(self._shards, float("-inf"))
+
+    def sign_due(self) -> None:
+        """Sign and export each shard that has grown by enough, or for long enough. Raises OSError, SQLAlchemyError."""
+        with reading(self._engine) as connection:
+            grown = {shard: _unsigned(connection, shard) for shard in self._shards}
+        for shard, leaves in grown.items():
+            if leaves >= SIGN_LEAVES or (leaves and time.monotonic() - self._signed_at_s[shard] >= SIGN_AFTER_S):
+                self.sign(shard)
+
+    def sign_all(self) -> None:
+        """Sign what is not, and export what is missing in the directory."""
+        for shard in self._shards:
+            self.sign(shard)
+
+    def sign(self, shard: int) -> None:
+        """Sign where the shard's tree stands, unless that is signed; then export."""
+        with writing(self._engine, shard) as connection:
+            if _unsigned(connection, shard):
+                self._insert(connection, shard)
+        self._signed_at_s[shard] = time.monotonic()
+        if self._directory is not None:
+            self._export(shard, self._directory / str(shard))
+
+    def _insert(self, connection: Connection, shard: int) -> None:
+        stands = tree.frontier(connection, shard)
+        note = self._key.sign(shard, stands.size, stands.root())
+        new = {"shard": shard, "tree_size": stands.size, "note": note, "recorded_at": datetime.now(UTC)}
+        connection.execute(insert(signed_checkpoint), new)
+        SIGNED.labels(shard).inc()
+        SIZE.labels(shard).set(stands.size)
+        log.info("checkpoint_signed", shard=shard, tree_size=stands.size, root=stands.root().hex())
+
+    def _export(self, shard: int, folder: Path) -> None:
+        latest = folder / LATEST
+        exported = Checkpoint.of(latest.read_text("utf-8")).size if latest.exists() else 0
+        missing = select(signed_checkpoint).where(
+            signed_checkpoint.c.shard == shard, signed_checkpoint.c.tree_size > exported
+        )
+        with reading(self._engine) as connection:
+            notes = rows(connection, missing.order_by(signed_checkpoint.c.tree_size))
+        for each in notes:
+            write_file(folder / f"{each['tree_size']:020}", each["note"])
+            write_file(latest, each["note"])
+
+
+def make_signer(engine: Engine, settings: BillingSettings) -> Signer | None:
+    """The signer that the settings ask for. Raises NoteError where the key cannot be read."""
+    if settings.signing_key_file is None:
+        log.warning("checkpoints_unsigned", change="set OPENTOKEN_SIGNING_KEY_FILE")
+        return None
+    if settings.checkpoint_dir is None:
+        log.warning("checkpoints_not_exported", change="set OPENTOKEN_CHECKPOINT_DIR")
+    try:
+        key = read_key(settings.signing_key_file)
+    except OSError as error:
+        raise NoteError(f"{error}: make it with `python -m services.billing.keys FILE`") from None
+    return Signer(engine, settings.ledger_shards, key, settings.checkpoint_dir)
+
+
+async def keep_signing(signer: Signer, threads: Threads) -> None:
+    """Sign what is due until cancelled, whatever goes wrong; then sign what is left."""
+    try:
+        while True:
+            signed = await _tried(signer.sign_due, threads)
+            await asyncio.sleep(LOOK_S if signed else SIGN_AFTER_S)
+    finally:
+        await _tried(signer.sign_all, threads)
+
+
+async def _tried(sign: Callable[[], None], threads: Threads) -> bool:
+    try:
+        await threads.write(sign)
+    except (OSError, SQLAlchemyError):
+        FAILED.inc()
+        log.exception("checkpoint_not_signed", retry_s=SIGN_AFTER_S)
+        return False
+    return True
+
+
+def _unsigned(connection: Connection, shard: int) -> int:
+    """How many leaves no signed checkpoint covers."""
+    return _largest(connection, checkpoint, shard) - _largest(connection, signed_checkpoint, shard)
+
+
+def _largest(connection: Connection, table: Table, shard: int) -> int:
+    return connection.scalar(select(func.max(table.c.tree_size)).where(table.c.shard == shard)) or 0
