@@ -18,18 +18,22 @@ BATCH = 1000  # leaves in one transaction: past this, larger ones no longer pay
 
 
 class ReplayError(Exception):
-    """The books cannot be built from this file, or not there; the message says why."""
+    """The file does not prove itself; the message says where."""
+
+
+class Occupied(Exception):
+    """The database is not empty."""
 
 
 def replay(lines: Iterable[bytes], engine: Engine, progress: Callable[[int], None] = lambda _: None) -> dict[int, str]:
-    """Build the books and return each shard's root, in hex. Raises ReplayError.
+    """Build the books and return each shard's root, in hex. Raises ReplayError, Occupied.
 
     The names of workspaces are no part of the books: each is called by its id.
     """
     migrations.upgrade(engine)
     with reading(engine) as connection:
         if sizes(connection):
-            raise ReplayError(f"there are books in {engine.url!r} already: give an empty database")
+            raise Occupied(f"there are books in {engine.url!r} already: give an empty database")
     heads = dict[int, tuple[int, str]]()
     leaves, done = _leaves(lines, heads), 0
     while batch := list(islice(leaves, BATCH)):

@@ -9,7 +9,8 @@ from services.cli.output import Failed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(admin.app, name="admin")
-app.command()(proofs.reconcile)
+for command in (proofs.verify, proofs.replay, proofs.reconcile):
+    app.command()(command)
 
 
 @app.callback()

@@ -1,10 +1,14 @@
 """What the commands print: a table for people, JSON for programs; and how they fail."""
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import Progress
 
 Row = Mapping[str, Any]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -28,6 +32,14 @@ def show(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool) -> None:
         lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
     for line in lines:
         typer.echo(line)
+
+
+@contextlib.contextmanager
+def progress_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, where that is a terminal; what it gives is told how much more is done."""
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(name, total=total)
+        yield lambda done: bar.advance(task, done)
 
 
 def _cell(value: object) -> str:

@@ -1,4 +1,4 @@
-"""`opentoken reconcile …`: what proves the books, straight from the database.
+"""`opentoken verify | replay | reconcile`: what proves the books, straight from the database.
 
 These commands read the database itself, not billing's API: a proof that goes through the service would have to trust
 it. A login that may only SELECT is enough. Exit codes: 0 all is well, 1 something was found, 2 it could not be checked.
@@ -6,7 +6,7 @@ it. A login that may only SELECT is enough. Exit codes: 0 all is well, 1 somethi
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -15,17 +15,25 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DatabaseError
 
 from services.billing import migrations
+from services.billing.checkpoint import NoteError, PublicKey
 from services.billing.database import connect, reading
+from services.billing.keys import read_public_keys
+from services.billing.publications import kept_inside, kept_outside, sorted_out
 from services.billing.reconcile import Line
 from services.billing.reconcile import reconcile as reconciled
+from services.billing.replay import Occupied, ReplayError
+from services.billing.replay import replay as replayed
 from services.billing.reports import Report, ReportError, read
-from services.cli.output import Failed, Json, show
+from services.billing.scan import sizes
+from services.billing.verify import verify as verified
+from services.cli.output import Failed, Json, progress_bar, show
 from services.cli.settings import Settings
 from shared.settings import load
 
 FOUND, UNCHECKED = 1, 2  # exit codes
 
 LINE = ("class", "day", "model", "request_id", "books_usd", "provider_usd", "books_tokens", "provider_tokens")
+FINDING = ("check", "row", "expected", "found")
 
 Database = Annotated[str | None, typer.Option("--database", help="SQLAlchemy URL; else OPENTOKEN_DATABASE_URL.")]
 
@@ -90,3 +98,63 @@ def _cells(line: Line) -> dict[str, object]:
         cells[f"{side}_usd"] = total.get("cost_usd")
         cells[f"{side}_tokens"] = total.get("tokens") and sum(total["tokens"].values())
     return cells
+
+
+def verify(
+    checkpoints: Annotated[Path | None, typer.Option(help="Where signed checkpoints were exported to.")] = None,
+    key: Annotated[Path | None, typer.Option(help="The file of public keys that they are checked with.")] = None,
+    database: Database = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Check every invariant of the books, and the books against the checkpoints kept outside."""
+    settings = load(Settings)
+    keys = _keys(key or settings.public_keys(), required=key is not None)
+    with open_ledger(database) as engine, reading(engine) as connection:
+        leaves = sum(sizes(connection).values())
+        outside = list(kept_outside(checkpoints or settings.checkpoints(), keys))
+        published, findings = sorted_out([*kept_inside(connection, keys), *outside])
+        with progress_bar("verify", leaves) as progress:
+            findings += verified(connection, published, progress)
+    show([finding.json() for finding in findings], FINDING, as_json=as_json)
+    against = f"{len(outside)} checkpoints kept outside" if outside else "no checkpoint kept outside: see --checkpoints"
+    typer.echo(f"{leaves} leaves checked against {against}: {len(findings)} findings", err=True)
+    if findings:
+        raise typer.Exit(FOUND)
+
+
+def replay(
+    file: Annotated[Path, typer.Argument(help="A whole export: GET /v1/export.jsonl.")],
+    into: Annotated[str, typer.Option(help="SQLAlchemy URL of an empty database, of either kind.")],
+    *,
+    as_json: Json = False,
+) -> None:
+    """Build the books anew from an export; the roots come out the same, or it fails."""
+    engine = connect(into)
+    try:
+        with file.open("rb") as lines, progress_bar("replay", file.stat().st_size) as progress:
+            roots = replayed(_counted(lines, progress), engine)
+    except ReplayError as error:
+        raise Failed(f"{file}: {error}", FOUND) from None
+    except (Occupied, OSError, OverflowError) as error:
+        raise Failed(str(error), UNCHECKED) from None
+    except DatabaseError as error:
+        raise Failed(f"the database refused it: {error.orig}", UNCHECKED) from None
+    finally:
+        engine.dispose()
+    show([{"shard": shard, "root": root} for shard, root in roots.items()], ("shard", "root"), as_json=as_json)
+
+
+def _counted(lines: Iterable[bytes], progress: Callable[[int], None]) -> Iterator[bytes]:
+    for line in lines:
+        progress(len(line))
+        yield line
+
+
+def _keys(file: Path, *, required: bool) -> list[PublicKey]:
+    if not required and not file.exists():
+        return []
+    try:
+        return read_public_keys(file)
+    except (OSError, NoteError) as error:
+        raise Failed(f"{file}: {error}", UNCHECKED) from None

@@ -17,12 +17,23 @@ class Settings(Environment):
     admin_token: SecretStr | None = None
     database_url: SecretStr | None = None
     data_dir: Path = Path(".opentoken")
+    signing_key_file: Path | None = None
+    checkpoint_dir: Path | None = None
 
     def ledger_url(self) -> str:
         """The ledger's database: OPENTOKEN_DATABASE_URL, or else the local stack's file in the data dir."""
         if self.database_url is not None:
             return self.database_url.get_secret_value()
         return f"sqlite:///{self.data_dir / 'ledger.db'}"
+
+    def checkpoints(self) -> Path:
+        """Where billing exports its signed checkpoints."""
+        return self.checkpoint_dir or self.data_dir / "checkpoints"
+
+    def public_keys(self) -> Path:
+        """The public keys beside the key that signs."""
+        file = self.signing_key_file or self.data_dir / "signing.key"
+        return file.with_name(f"{file.name}.pub")
 
     def token(self) -> str | None:
         """The admin token, from the environment or else from the data dir."""

@@ -15,7 +15,7 @@ from services.billing.database import connect
 from services.billing.export import Selection, jsonl, table
 from services.billing.ledger import Credit, Ledger
 from services.billing.merkle import Frontier, leaf_hash
-from services.billing.replay import ReplayError, replay
+from services.billing.replay import Occupied, ReplayError, replay
 from shared.money import pico_usd
 from tests import servers
 from tests.integration.billing.books import TEN_USD, books
@@ -119,7 +119,7 @@ def test_a_file_that_was_cut_or_changed_is_refused_when_it_is_replayed(
 
 def test_books_are_never_replayed_over_others(written: Engine) -> None:
     before = books(written)
-    with pytest.raises(ReplayError, match="there are books"):
+    with pytest.raises(Occupied, match="there are books"):
         replay(exported(written), written)
     assert books(written) == before
 

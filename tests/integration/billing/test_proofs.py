@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
+from services.billing import migrations
+from services.billing.accounts import Accounts
+from services.billing.database import connect
+from services.billing.export import Selection, jsonl
+from services.billing.keys import make_key
 from services.billing.ledger import Ledger
+from services.billing.signer import Signer
 from tests.unit.billing.events import GEMINI, usage
 from tests.unit.billing.reports import lines
 
@@ -61,3 +67,61 @@ def test_what_cannot_be_checked_is_said_with_exit_code_2(run: Run, tmp_path: Pat
         assert (code, out) == (2, "")
         assert said in err
         assert "Traceback" not in err
+
+
+def test_verify_says_that_the_books_are_right_and_against_what_it_checked_them(
+    run: Run, ledger: Ledger, engine: Engine, tmp_path: Path
+) -> None:
+    ledger.record([usage(), usage("a", outcome="upstream_failed")])
+    code, out, err = run("verify", "--json")
+    assert (code, out) == (0, "")
+    assert err == "3 leaves checked against no checkpoint kept outside: see --checkpoints: 0 findings\n"
+    key = make_key(tmp_path / "key")
+    Signer(engine, 1, key, tmp_path / "checkpoints").sign_all()
+    code, out, err = run("verify", "--json", "--checkpoints", tmp_path / "checkpoints", "--key", tmp_path / "key.pub")
+    assert (code, out) == (0, "")
+    assert "2 checkpoints kept outside" in err
+
+
+def test_verify_names_the_row_what_was_expected_and_what_is_there(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    engine = connect(url)
+    migrations.upgrade(engine)
+    Accounts(engine).create_workspace("w", "w")
+    Ledger(engine).record([event := usage()])
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TRIGGER usage_record_no_update")
+        connection.exec_driver_sql("UPDATE usage_record SET output_tokens = 1")
+    engine.dispose()
+    code, out, err = opentoken("verify", "--json", "--database", url)
+    findings = {finding["check"]: finding for finding in map(json.loads, out.splitlines())}
+    assert code == 1
+    assert err.endswith(" 2 findings\n")
+    assert findings["row"]["row"] == f"usage_record {event.request_id}, leaf 0 of shard 0"
+    assert findings["cost"] == {
+        "check": "cost",
+        "row": f"usage_record {event.request_id}",
+        "expected": "cost_pico 193000000",
+        "found": event.cost_pico_usd,
+    }
+
+
+def test_replay_builds_the_books_anew_and_says_their_root(
+    run: Run, ledger: Ledger, engine: Engine, tmp_path: Path
+) -> None:
+    ledger.record([usage(), usage("a")])
+    lines = list(jsonl(engine, Selection()))
+    export = tmp_path / "export.jsonl"
+    export.write_bytes(b"".join(lines))
+    code, out, err = run("replay", export, "--into", f"sqlite:///{tmp_path}/new.db", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["root"] == json.loads(lines[-1])["root"]
+    code, _, err = opentoken("verify", "--database", f"sqlite:///{tmp_path}/new.db")
+    assert (code, err[:16]) == (0, "4 leaves checked")
+    code, _, err = run("replay", export, "--into", f"sqlite:///{tmp_path}/new.db")
+    assert code == 2
+    assert "give an empty database" in err
+    export.write_bytes(b"".join(lines).replace(b"AbCdEfGh1234", b"AbCdEfGh1235"))
+    code, _, err = run("replay", export, "--into", f"sqlite:///{tmp_path}/other.db")
+    assert code == 1
+    assert "but its lines make" in err

@@ -1,0 +1,216 @@
+"""Rows against leaves, leaves against nodes, nodes against roots, roots against what was published.
+
+One walk over each shard, checkpoint by checkpoint, in which every leaf is rebuilt from its row's columns. A row that
+does not hash to its leaf is at fault by itself: the walk goes on with the leaf that is stored, so that one change makes
+one finding. Where leaves do not make the stored nodes, the smallest subtree that differs says where. Where all of that
+was rewritten, only a checkpoint from outside can tell: the leaves since the last one that agrees are named.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, func, select
+
+from services.billing.invariants import Finding
+from services.billing.leaves import LeafError, leaf
+from services.billing.merkle import HASH_BYTES, Frontier, leaf_hash, nodes_before, split
+from services.billing.scan import PAGE, TABLES, Placed, page, sizes
+from services.billing.tables import checkpoint
+
+Progress = Callable[[int], None]
+"""Is told how many more leaves were checked."""
+
+CHECKPOINTS = 100  # rows in one query: each has two hashes for every leaf of its batch
+
+
+class Published(NamedTuple):
+    """A tree as a signed checkpoint has it; `source` says where that lies."""
+
+    shard: int
+    size: int
+    root: bytes
+    source: str
+
+
+class Hashed(NamedTuple):
+    """A leaf's number, what its row is called, and the hash that the row makes; empty where it makes none."""
+
+    number: int
+    name: str
+    hash: bytes
+
+
+def tree_findings(connection: Connection, published: Sequence[Published], progress: Progress) -> Iterator[Finding]:
+    """All that is wrong with the trees of all shards."""
+    trees = dict.fromkeys(_shards(connection, published), 0) | sizes(connection)
+    for shard, size in sorted(trees.items()):
+        outside = sorted((one for one in published if one.shard == shard), key=lambda one: one.size)
+        yield from Walk(connection, shard, size, outside, progress).findings()
+
+
+@dataclass(slots=True)
+class Walk:
+    """A walk over one shard, whose last checkpoint says that it has `size` leaves."""
+
+    connection: Connection
+    shard: int
+    size: int
+    published: Sequence[Published]
+    progress: Progress
+    tree: Frontier = field(default_factory=Frontier)
+    agreed: int = 0
+
+    def findings(self) -> Iterator[Finding]:
+        """All that is wrong with the shard."""
+        rows = Ahead(self._rows())
+        for stored in self._checkpoints():
+            before = self.tree.size
+            yield from self._batch(stored, list(rows.until(stored.tree_size)))
+            self.progress(self.tree.size - before)
+        for one in self.published:
+            if one.size > self.size:
+                lost = f"leaves {self.size} to {one.size - 1}"
+                yield self._finding("tail", lost, f"{one.size} leaves, as {one.source} says", f"{self.size} leaves")
+        yield from self._past_the_end()
+
+    def _batch(self, stored: Any, rows: list[Hashed]) -> Iterator[Finding]:
+        begin, end, nodes = self.tree.size, stored.tree_size, split(stored.nodes)
+        leaves = _leaves(nodes, begin, end) if stored.first_node == nodes_before(begin) else None
+        if leaves is None:  # a checkpoint before this one is gone, or this one was cut
+            whole = f"{nodes_before(end) - nodes_before(begin)} nodes from {nodes_before(begin)} on"
+            there = f"{len(nodes)} nodes from {stored.first_node} on"
+            yield self._finding("checkpoint", f"checkpoint of {end} leaves", whole, there)
+            known = {row.number: row.hash or bytes(HASH_BYTES) for row in rows}
+            leaves = [known.get(number, bytes(HASH_BYTES)) for number in range(begin, end)]
+            nodes = self.tree.extend(leaves)[1]
+        yield from self._against_leaves(rows, leaves)
+        yield from self._outside(leaves)
+        grown, made = self.tree.extend(leaves)
+        kept = Frontier.from_bytes(end, stored.frontier) if len(stored.frontier) == len(grown.to_bytes()) else grown
+        for first, last in _differing(begin, nodes, made, kept, grown):
+            yield self._finding("node", f"leaves {first} to {last - 1}", "nodes made of their leaves", "others")
+        if (stored.root, kept.root()) != (grown.root(), grown.root()):
+            there = f"root {stored.root.hex()}"
+            yield self._finding("root", f"checkpoint of {end} leaves", f"root {grown.root().hex()}", there)
+        self.tree = kept if kept.root() == stored.root else grown
+
+    def _against_leaves(self, rows: list[Hashed], leaves: list[bytes]) -> Iterator[Finding]:
+        begin, seen = self.tree.size, set[int]()
+        for row in rows:
+            expected = leaves[row.number - begin]
+            if row.number in seen:
+                yield self._finding("row", row.name, f"no other row of leaf {row.number}", "a second one")
+            elif row.hash != expected:
+                there = f"one that hashes to {row.hash.hex()}" if row.hash else "one that has no canonical leaf"
+                yield self._finding("row", row.name, f"a row that hashes to {expected.hex()}", there)
+            seen.add(row.number)
+        for number in sorted(set(range(begin, begin + len(leaves))) - seen):
+            yield self._finding("row", f"leaf {number}", f"a row that hashes to {leaves[number - begin].hex()}", "none")
+
+    def _outside(self, leaves: list[bytes]) -> Iterator[Finding]:
+        begin = self.tree.size
+        for one in self.published:
+            if begin < one.size <= begin + len(leaves):
+                root = self.tree.extend(leaves[: one.size - begin])[0].root()
+                if root != one.root:
+                    since = f"leaves {self.agreed} to {one.size - 1}"
+                    there = f"root {root.hex()}"
+                    yield self._finding("published", since, f"root {one.root.hex()}, as {one.source} says", there)
+                else:
+                    self.agreed = one.size
+
+    def _checkpoints(self) -> Iterator[Any]:
+        size, query = 0, select(checkpoint).where(checkpoint.c.shard == self.shard).order_by(checkpoint.c.tree_size)
+        while found := self.connection.execute(query.where(checkpoint.c.tree_size > size).limit(CHECKPOINTS)).all():
+            yield from found
+            size = found[-1].tree_size
+
+    def _rows(self) -> Iterator[Hashed]:
+        for begin in range(0, self.size, PAGE):
+            yield from _hashed(self.connection, self.shard, begin, min(begin + PAGE, self.size))
+
+    def _past_the_end(self) -> Iterator[Finding]:
+        for table in TABLES.values():
+            past = (table.c.shard == self.shard) & (table.c.leaf_index >= self.size)
+            rows, first = self.connection.execute(select(func.count(), func.min(table.c.leaf_index)).where(past)).one()
+            if rows:
+                where = f"{table.name}, from leaf {first} on"
+                yield self._finding("row", where, f"no row past the tree's {self.size} leaves", f"{rows} rows")
+
+    def _finding(self, check: str, row: str, expected: str, found: str) -> Finding:
+        return Finding(check, f"{row} of shard {self.shard}", expected, found)
+
+
+class Ahead:
+    """Rows in order, taken up to a number at a time."""
+
+    def __init__(self, rows: Iterator[Hashed]) -> None:
+        self._rows, self._next = rows, next(rows, None)
+
+    def until(self, end: int) -> Iterator[Hashed]:
+        """The next rows, as long as their numbers are below `end`."""
+        while self._next is not None and self._next.number < end:
+            yield self._next
+            self._next = next(self._rows, None)
+
+
+def _shards(connection: Connection, published: Sequence[Published]) -> Iterator[int]:
+    """Every shard that anything is known of, so that a tree which is wholly gone is missed."""
+    yield from (one.shard for one in published)
+    for table in TABLES.values():
+        yield from connection.scalars(select(table.c.shard).distinct())
+
+
+def _hashed(connection: Connection, shard: int, begin: int, end: int) -> list[Hashed]:
+    """The rows of a page; where a column holds what cannot be read, those that can, and which leaf cannot."""
+    try:
+        return [_hash(placed) for placed in page(connection, shard, begin, end)]
+    except ValueError:
+        if end - begin == 1:
+            return [Hashed(begin, f"leaf {begin}", b"")]
+        middle = (begin + end) // 2
+        return _hashed(connection, shard, begin, middle) + _hashed(connection, shard, middle, end)
+
+
+def _hash(placed: Placed) -> Hashed:
+    number, kind, row = placed
+    id_ = row["request_id"] if kind == "usage/1" else row["entry_id"]
+    name = f"{TABLES[kind].name} {id_}, leaf {number}"
+    try:
+        return Hashed(number, name, leaf_hash(leaf(kind, row)))
+    except LeafError:
+        return Hashed(number, name, b"")
+
+
+def _leaves(nodes: list[bytes], begin: int, end: int) -> list[bytes] | None:
+    """The leaf hashes among the nodes that leaves `begin` to `end` complete; None where nodes are missing."""
+    first = nodes_before(begin)
+    if not begin < end or len(nodes) != nodes_before(end) - first:
+        return None
+    return [nodes[nodes_before(number) - first] for number in range(begin, end)]
+
+
+def _differing(
+    begin: int, nodes: list[bytes], made: list[bytes], kept: Frontier, grown: Frontier
+) -> Iterator[tuple[int, int]]:
+    """The smallest ranges of leaves whose stored nodes are not those that the leaves make."""
+    if nodes == made and kept == grown:
+        return
+    found, number, at = list[tuple[int, int]](), begin, 0
+    while at < len(made):
+        for level in range((~number & number + 1).bit_length()):
+            if nodes[at] != made[at]:
+                found.append((number + 1 - (1 << level), number + 1))
+            at += 1
+        number += 1
+    place = 0
+    for level in reversed(range(grown.size.bit_length())):
+        if grown.size >> level & 1:
+            ours = grown.hashes[(grown.size >> level + 1).bit_count()]
+            if kept.hashes[(grown.size >> level + 1).bit_count()] != ours:
+                found.append((place, place + (1 << level)))
+            place += 1 << level
+    for first, last in found:
+        if not any(first <= one and other <= last and (one, other) != (first, last) for one, other in found):
+            yield first, last

@@ -1,0 +1,33 @@
+"""Every invariant of the books, checked on the books themselves: `CHECKS`, each a function from a database to findings.
+
+All of them read within one transaction, so they judge one moment, whatever is booked meanwhile. What they need is a
+connection that may SELECT, and nothing of the service's.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+from sqlalchemy import Connection
+
+from services.billing.integrity import Progress, Published, tree_findings
+from services.billing.invariants import QUERIES, Finding, violations
+
+Check = Callable[[Connection, Sequence[Published], Progress], Iterator[Finding]]
+
+
+def _query(check: str, connection: Connection, _: Sequence[Published], __: Progress) -> Iterator[Finding]:
+    yield from violations(connection, check)
+
+
+CHECKS: Final[Mapping[str, Check]] = {
+    "tree": tree_findings,
+    **{name: partial(_query, name) for name in QUERIES},
+}
+"""The checks by name."""
+
+
+def verify(connection: Connection, published: Sequence[Published], progress: Progress) -> Iterator[Finding]:
+    """What any of the checks finds; nothing, where the books are as they were written."""
+    for check in CHECKS.values():
+        yield from check(connection, published, progress)

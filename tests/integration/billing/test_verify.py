@@ -1,0 +1,253 @@
+"""Tampering behind our back, by someone who may do everything to the database: it is found, and located, every time."""
+
+import contextlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Connection, Engine, func, select, text, update
+
+from services.billing.checkpoint import PublicKey
+from services.billing.database import reading
+from services.billing.invariants import Finding
+from services.billing.keys import make_key
+from services.billing.leaves import COLUMNS, Kind, leaf
+from services.billing.ledger import Credit, Ledger
+from services.billing.merkle import Frontier, leaf_hash
+from services.billing.publications import kept_inside, kept_outside, sorted_out
+from services.billing.scan import TABLES, page
+from services.billing.signer import Signer
+from services.billing.tables import checkpoint, ledger_entry, usage_record
+from services.billing.verify import verify
+from shared.ids import new_id
+from tests.integration.billing.books import TEN_USD
+from tests.unit.billing.events import usage
+
+IDS = {"request_id", "entry_id", "reverses"}
+COLUMNS_OF = [(kind, name) for kind, names in COLUMNS.items() for name in (*names, "leaf_index")]
+
+
+class Books:
+    """Books with their checkpoints outside, and a way to tamper with them that is undone."""
+
+    def __init__(self, engine: Engine, directory: Path, keys: list[PublicKey]) -> None:
+        self.engine, self.directory, self.keys = engine, directory, keys
+
+    @contextlib.contextmanager
+    def unlocked(self) -> Iterator[Connection]:
+        """A transaction in which nothing guards the books."""
+        with self.engine.connect() as connection, connection.begin() as transaction:
+            if self.engine.dialect.name == "sqlite":
+                for name in connection.scalars(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")).all():
+                    connection.execute(text(f"DROP TRIGGER {name}"))
+                connection.execute(text("PRAGMA defer_foreign_keys = ON"))
+                connection.execute(text("PRAGMA ignore_check_constraints = ON"))
+            else:
+                _unlock_postgresql(connection)
+            yield connection
+            transaction.rollback()
+
+    def findings(self, connection: Connection, *, outside: bool = False) -> list[Finding]:
+        """What verify finds; the checkpoints outside are shown to it only where a test says so."""
+        shown = kept_outside(self.directory, self.keys) if outside else ()
+        published, bad = sorted_out([*kept_inside(connection, self.keys), *shown])
+        return [*bad, *verify(connection, published, lambda _: None)]
+
+
+def _unlock_postgresql(connection: Connection) -> None:
+    for name in connection.scalars(text("SELECT evtname FROM pg_event_trigger")).all():
+        connection.execute(text(f"ALTER EVENT TRIGGER {name} DISABLE"))
+    tables = (
+        "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"
+    )
+    for name in connection.scalars(text(tables)).all():
+        connection.execute(text(f"ALTER TABLE {name} DISABLE TRIGGER ALL"))
+    checks = (
+        "SELECT conrelid::regclass::text, conname FROM pg_constraint WHERE contype = 'c' AND coninhcount = 0"
+        " AND connamespace = 'public'::regnamespace"
+    )
+    for name, constraint in connection.execute(text(checks)).all():
+        connection.execute(text(f"ALTER TABLE {name} DROP CONSTRAINT {constraint}"))
+
+
+@pytest.fixture
+def written(engine: Engine, ledger: Ledger, tmp_path: Path) -> Books:
+    """Thirteen leaves in five batches, signed in between and at the end."""
+    make_key(tmp_path / "key")
+    key = make_key(tmp_path / "key")  # the log's second key: the first one is remembered
+    signer = Signer(engine, 1, key, tmp_path / "checkpoints")
+    ledger.credit(Credit("w", TEN_USD, "payment-1", "admin", "for tests"))
+    ledger.credit(Credit("a", TEN_USD, "payment-2", "admin"))
+    signer.sign_all()
+    ledger.record([usage(), usage("a", outcome="upstream_failed"), usage("a")])
+    ledger.record([usage()])
+    signer.sign_all()
+    ledger.record([usage("a"), usage(user_digest="0" * 64)])
+    signer.sign_all()
+    return Books(engine, tmp_path / "checkpoints", [key.public])
+
+
+@pytest.fixture
+def tampered(written: Books) -> Iterator[Connection]:
+    with written.unlocked() as connection:
+        yield connection
+
+
+def test_books_as_they_were_written_have_no_findings(written: Books) -> None:
+    with reading(written.engine) as connection:
+        assert written.findings(connection, outside=True) == []
+
+
+@pytest.mark.parametrize(("kind", "name"), COLUMNS_OF)
+def test_a_change_of_any_column_is_found_at_its_leaf(
+    written: Books, tampered: Connection, kind: Kind, name: str
+) -> None:
+    table = TABLES[kind]
+    number = tampered.scalar(select(func.max(table.c.leaf_index)))
+    before = tampered.scalar(select(table.c[name]).where(table.c.leaf_index == number))
+    tampered.execute(update(table).where(table.c.leaf_index == number).values({name: changed(kind, name)}))
+    assert (
+        tampered.scalar(select(table.c[name]).where(table.c.shard >= 0).order_by(table.c.leaf_index.desc())) != before
+    )
+    found = written.findings(tampered)
+    assert [finding for finding in found if f"leaf {number} " in finding.row and "shard 0" in finding.row], found
+
+
+def changed(kind: Kind, name: str) -> object:
+    """Another value of the column's type."""
+    column = TABLES[kind].c[name]
+    type_ = COLUMNS[kind].get(name, "integer")
+    if type_ == "integer":
+        return func.coalesce(column, 0) + 1
+    if type_ == "boolean":
+        return ~column
+    if type_ == "moment":
+        return datetime(2026, 2, 1, tzinfo=UTC)
+    return new_id() if name in IDS else func.coalesce(column, "") + "x"
+
+
+def test_a_record_made_cheaper_together_with_its_debit_is_found_by_its_leaf_and_by_the_sums(
+    written: Books, tampered: Connection
+) -> None:
+    last = tampered.scalar(select(func.max(ledger_entry.c.leaf_index)))
+    tampered.execute(update(ledger_entry).where(ledger_entry.c.leaf_index == last).values(amount_pico=-1))
+    found = {finding.check for finding in written.findings(tampered)}
+    assert {"row", "debit", "sequence", "trial balance"} <= found
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_the_last_row_deleted_is_found(written: Books, tampered: Connection, kind: Kind) -> None:
+    number = tampered.scalar(select(func.max(TABLES[kind].c.leaf_index)))
+    tampered.execute(TABLES[kind].delete().where(TABLES[kind].c.leaf_index == number))
+    found = written.findings(tampered)
+    assert (f"leaf {number} of shard 0", "none") in {(finding.row, finding.found) for finding in found}
+
+
+def test_two_rows_that_changed_places_are_both_found(written: Books, tampered: Connection) -> None:
+    one, other = tampered.scalars(select(usage_record.c.leaf_index).order_by(usage_record.c.leaf_index).limit(2)).all()
+    for old, new in ((one, 10**6), (other, one), (10**6, other)):
+        tampered.execute(update(usage_record).where(usage_record.c.leaf_index == old).values(leaf_index=new))
+    located = " ".join(finding.row for finding in written.findings(tampered))
+    assert f"leaf {one} " in located
+    assert f"leaf {other} " in located
+
+
+def test_a_row_added_past_the_end_is_found(written: Books, tampered: Connection) -> None:
+    last = tampered.execute(select(usage_record).order_by(usage_record.c.leaf_index.desc()).limit(1)).one()._asdict()
+    tampered.execute(usage_record.insert(), last | {"request_id": new_id(), "leaf_index": 99})
+    assert "usage_record, from leaf 99 on of shard 0" in {finding.row for finding in written.findings(tampered)}
+
+
+@pytest.mark.parametrize("number", range(13))
+def test_a_leaf_hash_rewritten_along_with_its_row_is_located_by_the_nodes_above_it(
+    written: Books, tampered: Connection, number: int
+) -> None:
+    kind, table = next(
+        (kind, table) for kind, table in TABLES.items()
+        if tampered.scalar(select(func.count()).where(table.c.leaf_index == number))
+    )  # fmt: skip
+    column = "key_id" if kind == "usage/1" else "actor"
+    tampered.execute(update(table).where(table.c.leaf_index == number).values({column: "mallory"}))
+    ((_, _, row),) = page(tampered, 0, number, number + 1)
+    rewrite_leaf(tampered, number, leaf_hash(leaf(kind, row)))
+    ranges = [finding.row for finding in written.findings(tampered) if finding.check in {"node", "published"}]
+    located = [tuple(int(word) for word in row.split() if word.isdigit())[:2] for row in ranges]
+    assert located, "it is found"
+    assert min(last - first for first, last in located if first <= number <= last) <= 3, "within four leaves"
+
+
+def rewrite_leaf(connection: Connection, number: int, new: bytes) -> None:
+    """Put another leaf hash in the place of one, and change nothing else."""
+    after = select(checkpoint).where(checkpoint.c.tree_size > number).order_by(checkpoint.c.tree_size).limit(1)
+    stored = connection.execute(after).one()
+    at = (2 * number - number.bit_count() - stored.first_node) * 32
+    nodes = stored.nodes[:at] + new + stored.nodes[at + 32 :]
+    connection.execute(update(checkpoint).where(checkpoint.c.tree_size == stored.tree_size).values(nodes=nodes))
+
+
+def rewrite_tree(connection: Connection) -> None:
+    """Make every checkpoint anew from the rows as they are, without a trace inside."""
+    tree, sizes = Frontier(), connection.scalars(select(checkpoint.c.tree_size).order_by(checkpoint.c.tree_size)).all()
+    for size in sizes:
+        rows = page(connection, 0, tree.size, size)
+        tree, nodes = tree.extend([leaf_hash(leaf(kind, row)) for _, kind, row in rows])
+        values = {"root": tree.root(), "frontier": tree.to_bytes(), "nodes": b"".join(nodes)}
+        connection.execute(update(checkpoint).where(checkpoint.c.tree_size == size).values(values))
+
+
+def test_a_rewrite_of_everything_is_found_by_the_checkpoints_outside_and_its_place_is_narrowed_down(
+    written: Books, tampered: Connection
+) -> None:
+    number = tampered.scalar(select(func.max(usage_record.c.leaf_index)))
+    tampered.execute(update(usage_record).where(usage_record.c.leaf_index == number).values(key_id="mallory"))
+    rewrite_tree(tampered)
+    tampered.execute(text("DELETE FROM signed_checkpoint"))
+    assert written.findings(tampered) == [], "inside, nothing can tell"
+    (finding,) = written.findings(tampered, outside=True)
+    assert (finding.check, finding.row) == ("published", "leaves 9 to 12 of shard 0")
+    assert str(written.directory) in finding.expected
+
+
+def test_a_tail_cut_off_with_all_its_traces_is_found_by_the_checkpoints_outside(
+    written: Books, tampered: Connection
+) -> None:
+    for table in (ledger_entry, usage_record):
+        tampered.execute(table.delete().where(table.c.leaf_index >= 9))
+    tampered.execute(text("DELETE FROM signed_checkpoint WHERE tree_size > 9"))
+    tampered.execute(text("DELETE FROM checkpoint WHERE tree_size > 9"))
+    assert written.findings(tampered) == [], "inside, nothing can tell"
+    (finding,) = written.findings(tampered, outside=True)
+    assert (finding.check, finding.row, finding.found) == ("tail", "leaves 9 to 12 of shard 0", "9 leaves")
+
+
+def test_books_that_are_wholly_gone_are_missed(written: Books, tampered: Connection) -> None:
+    for name in ("signed_checkpoint", "checkpoint", "ledger_entry", "usage_record"):
+        tampered.execute(text(f"DELETE FROM {name}"))
+    assert {finding.check for finding in written.findings(tampered, outside=True)} == {"tail"}
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        ("DELETE FROM checkpoint WHERE tree_size = 7", "checkpoint"),
+        ("UPDATE checkpoint SET first_node = first_node + 1 WHERE tree_size = 7", "checkpoint"),
+        ("UPDATE checkpoint SET root = (SELECT root FROM checkpoint WHERE tree_size = 1) WHERE tree_size = 9", "root"),
+        ("UPDATE signed_checkpoint SET note = note || 'x'", "signature"),
+        ("UPDATE signed_checkpoint SET note = (SELECT max(note) FROM signed_checkpoint)", "signature"),
+    ],
+)
+def test_a_checkpoint_that_was_tampered_with_is_found(
+    written: Books, tampered: Connection, change: str, check: str
+) -> None:
+    tampered.execute(text(change))
+    found = written.findings(tampered)
+    assert check in {finding.check for finding in found}, found
+
+
+def test_a_checkpoint_of_another_key_or_altered_outside_is_found(written: Books, tmp_path: Path) -> None:
+    note = next(path for path in sorted(written.directory.rglob("0*")) if path.is_file())
+    note.write_text(note.read_text().replace("\n2\n", "\n3\n"))
+    with reading(written.engine) as connection:
+        (finding,) = written.findings(connection, outside=True)
+    assert (finding.check, finding.row) == ("signature", str(note))
