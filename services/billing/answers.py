@@ -203,6 +203,7 @@ class Statement(Answer):
     closing_seq: int
     closing_balance_pico_usd: Pico
     closing_balance_usd: Usd
+    checkpoint: Annotated[str | None, Field(description="the newest signed one, word for word")]
     as_of: Moment
 
 

@@ -83,7 +83,7 @@ class Books:
             if record is None:
                 raise NotFound(f'generation "{name}" not found')
             entry = row(connection, select(ledger_entry).where(ledger_entry.c.request_id == record["request_id"]))
-            debit = entry and _debit_json(entry) | {"proof": proof_of(connection, "entry/1", entry)}
+            debit = entry and debit_json(entry) | {"proof": proof_of(connection, "entry/1", entry)}
             return json_of(record) | {"debit": debit, "proof": proof_of(connection, "usage/1", record)}
 
 
@@ -118,7 +118,8 @@ def _usage_json(record: Row) -> dict[str, Any]:
     return json_of(record) | {"recorded_at": utc_text(record["recorded_at"])}
 
 
-def _debit_json(entry: Row) -> dict[str, Any]:
+def debit_json(entry: Row) -> dict[str, Any]:
+    """An entry as a part of the receipt of its request."""
     shown = ("entry_id", "seq", "amount_pico_usd", "balance_after_pico_usd")
     return {name: value for name, value in entry_json(entry).items() if name in shown} | {
         "leaf_index": entry["leaf_index"]

@@ -17,7 +17,7 @@ from services.billing.database import Row, reading, rows
 from services.billing.ledger import heads
 from services.billing.records import TOKENS
 from services.billing.standing import Window, window
-from services.billing.tables import ledger_entry, usage_record
+from services.billing.tables import ledger_entry, signed_checkpoint, usage_record
 from shared.errors import InvalidRequest
 from shared.events import utc_text
 from shared.money import usd
@@ -57,6 +57,7 @@ class Statements:
             after = _head(connection, workspace_id, month.window.end)
             within = Movements(connection, workspace_id, before.seq, after.seq)
             usage, others = within.usage(), within.others()
+            note = _newest_checkpoint(connection, workspace_id)
         moved_pico = sum(line["amount_pico"] for line in usage) + sum(entry["amount_pico"] for entry in others)
         assert before.balance_pico + moved_pico == after.balance_pico, f"the month {month.text} does not add up"
         return {
@@ -67,6 +68,7 @@ class Statements:
             "usage": [_usage_json(line) for line in usage],
             "movements": [entry_json(entry) for entry in others],
             **_balance("closing", after),
+            "checkpoint": note,
             "as_of": utc_text(datetime.now(UTC)),
         }
 
@@ -106,6 +108,13 @@ def _head(connection: Connection, workspace_id: str, moment: datetime) -> Head:
     query = select(columns.seq, columns.balance_after_pico).where(earlier).order_by(columns.seq.desc()).limit(1)
     found = connection.execute(query).one_or_none()
     return Head(0, 0) if found is None else Head(*found)
+
+
+def _newest_checkpoint(connection: Connection, workspace_id: str) -> str | None:
+    """Of the shard's tree: with it, each statement is one more copy that we cannot rewrite."""
+    shard = select(ledger_entry.c.shard).where(ledger_entry.c.workspace_id == workspace_id).limit(1).scalar_subquery()
+    notes = select(signed_checkpoint.c.note).where(signed_checkpoint.c.shard == shard)
+    return connection.scalar(notes.order_by(signed_checkpoint.c.tree_size.desc()).limit(1))
 
 
 def _balance(name: str, head: Head) -> dict[str, Any]:

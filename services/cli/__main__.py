@@ -4,12 +4,13 @@ import sys
 
 import typer
 
-from services.cli import admin, proofs
+from services.cli import admin, proofs, receipt, statement
 from services.cli.output import Failed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(admin.app, name="admin")
-for command in (proofs.verify, proofs.replay, proofs.reconcile):
+app.add_typer(receipt.app, name="receipt")
+for command in (proofs.verify, proofs.replay, proofs.reconcile, statement.statement):
     app.command()(command)
 
 

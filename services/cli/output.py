@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+FOUND, UNCHECKED = 1, 2  # exit codes of what checks something: it is not as it must be; it could not be checked
+
 Row = Mapping[str, Any]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 

@@ -15,9 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DatabaseError
 
 from services.billing import migrations
-from services.billing.checkpoint import NoteError, PublicKey
 from services.billing.database import connect, reading
-from services.billing.keys import read_public_keys
 from services.billing.publications import kept_inside, kept_outside, sorted_out
 from services.billing.reconcile import Line
 from services.billing.reconcile import reconcile as reconciled
@@ -26,15 +24,12 @@ from services.billing.replay import replay as replayed
 from services.billing.reports import Report, ReportError, read
 from services.billing.scan import sizes
 from services.billing.verify import verify as verified
-from services.cli.output import Failed, Json, progress_bar, show
+from services.cli.output import FOUND, UNCHECKED, Failed, Json, progress_bar, show
+from services.cli.receipt import FINDING, public_keys
 from services.cli.settings import Settings
 from shared.settings import load
 
-FOUND, UNCHECKED = 1, 2  # exit codes
-
 LINE = ("class", "day", "model", "request_id", "books_usd", "provider_usd", "books_tokens", "provider_tokens")
-FINDING = ("check", "row", "expected", "found")
-
 Database = Annotated[str | None, typer.Option("--database", help="SQLAlchemy URL; else OPENTOKEN_DATABASE_URL.")]
 
 
@@ -109,7 +104,8 @@ def verify(
 ) -> None:
     """Check every invariant of the books, and the books against the checkpoints kept outside."""
     settings = load(Settings)
-    keys = _keys(key or settings.public_keys(), required=key is not None)
+    file = key or settings.public_keys()
+    keys = public_keys(file) if key or file.exists() else []  # books without signed checkpoints need none
     with open_ledger(database) as engine, reading(engine) as connection:
         leaves = sum(sizes(connection).values())
         outside = list(kept_outside(checkpoints or settings.checkpoints(), keys))
@@ -149,12 +145,3 @@ def _counted(lines: Iterable[bytes], progress: Callable[[int], None]) -> Iterato
     for line in lines:
         progress(len(line))
         yield line
-
-
-def _keys(file: Path, *, required: bool) -> list[PublicKey]:
-    if not required and not file.exists():
-        return []
-    try:
-        return read_public_keys(file)
-    except (OSError, NoteError) as error:
-        raise Failed(f"{file}: {error}", UNCHECKED) from None

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from services.billing.accounts import Accounts
 from services.billing.database import connect
 from services.billing.export import Selection, jsonl
 from services.billing.keys import make_key
-from services.billing.ledger import Ledger
+from services.billing.ledger import Credit, Ledger
 from services.billing.signer import Signer
 from tests.unit.billing.events import GEMINI, usage
 from tests.unit.billing.reports import lines
@@ -125,3 +126,21 @@ def test_replay_builds_the_books_anew_and_says_their_root(
     code, _, err = run("replay", export, "--into", f"sqlite:///{tmp_path}/other.db")
     assert code == 1
     assert "but its lines make" in err
+
+
+def test_a_statement_reads_from_the_opening_to_the_closing_balance(run: Run, ledger: Ledger) -> None:
+    ledger.credit(Credit("w", 10**13, "payment-1", "admin"))
+    ledger.record([usage()])
+    month = datetime.now(UTC).strftime("%Y-%m")
+    code, out, _ = run("statement", "w", month)
+    assert code == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[1] == ["opening", "balance", "-", "-", "-", "0"]
+    assert lines[2] == [GEMINI.id, "AbCdEfGh1234", "1", "-0.001444", "-"]
+    assert lines[3] == ["cash", "payment-1", "-", "-", "10", "-"]
+    assert lines[4][-1] == "9.998556"
+    assert json.loads(run("statement", "w", month, "--json")[1])["closing_balance_usd"] == "9.998556"
+    for arguments, said in ((["nobody", month], "not found"), (["w", "2026-13"], "write it as 2026-01")):
+        code, _, err = run("statement", *arguments)
+        assert code == 2
+        assert said in err

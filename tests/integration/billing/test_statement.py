@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
+from services.billing.keys import make_key
 from services.billing.ledger import Credit, Ledger
+from services.billing.signer import Signer
 from services.billing.statement import Month, Statements
 from shared.errors import InvalidRequest, NotFound
 from shared.money import pico_usd
@@ -73,6 +76,13 @@ def test_a_statement_still_adds_up_where_the_clock_went_back_over_the_end_of_a_m
     january, february = statement(engine, "2026-01"), statement(engine, "2026-02")
     assert january["closing_balance_pico_usd"] == february["opening_balance_pico_usd"] == "3"
     assert february["closing_balance_pico_usd"] == "6"
+
+
+def test_a_statement_carries_the_newest_signed_checkpoint(ledger: Ledger, engine: Engine, tmp_path: Path) -> None:
+    assert statement(engine, "2026-01")["checkpoint"] is None
+    ledger.credit(Credit("w", TEN_USD, "payment-1", "admin"))
+    Signer(engine, 1, make_key(tmp_path / "key"), tmp_path / "notes").sign_all()
+    assert statement(engine, "2026-01")["checkpoint"] == (tmp_path / "notes/0/latest").read_text()
 
 
 def test_a_month_that_goes_on_says_that_it_is_not_complete(ledger: Ledger, engine: Engine) -> None:
