@@ -14,6 +14,7 @@ from services.billing.bootstrap import bootstrap
 from services.billing.consumer import consume, handler
 from services.billing.database import Threads, connect, ping
 from services.billing.ledger import Ledger
+from services.billing.partitions import keep_ahead
 from services.billing.settings import BillingSettings
 from services.billing.signer import keep_signing, make_signer
 from shared import http
@@ -38,6 +39,7 @@ def build_app(settings: BillingSettings, bus: Bus) -> web.Application:
             shards = range(settings.ledger_shards)
             post = handler(ledger, threads)
             tasks = [asyncio.create_task(consume(bus, shard, post)) for shard in shards]
+            tasks.append(asyncio.create_task(keep_ahead(engine, threads)))
             if signer is not None:
                 tasks.append(asyncio.create_task(keep_signing(signer, threads)))
             yield

@@ -28,6 +28,8 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
         Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
     config = _config()
     with writing(engine, MIGRATION_LOCK) as connection:
+        if engine.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL opentoken.migration = 'on'")  # else a hardened database refuses
         before = MigrationContext.configure(connection).get_current_revision()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
