@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, Engine, func, select, text, update
 
+from services.billing import migrations
+from services.billing.accounts import Accounts
 from services.billing.checkpoint import PublicKey
-from services.billing.database import reading
-from services.billing.invariants import Finding
+from services.billing.database import connect, reading
+from services.billing.invariants import Finding, violations
 from services.billing.keys import make_key
 from services.billing.leaves import COLUMNS, Kind, leaf
 from services.billing.ledger import Credit, Ledger
 from services.billing.merkle import Frontier, leaf_hash
+from services.billing.migrations.hardening import harden
 from services.billing.publications import kept_inside, kept_outside, sorted_out
 from services.billing.scan import TABLES, page
 from services.billing.signer import Signer
@@ -134,6 +137,48 @@ def test_a_record_made_cheaper_together_with_its_debit_is_found_by_its_leaf_and_
     tampered.execute(update(ledger_entry).where(ledger_entry.c.leaf_index == last).values(amount_pico=-1))
     found = {finding.check for finding in written.findings(tampered)}
     assert {"row", "debit", "sequence", "trial balance"} <= found
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        ("UPDATE usage_record SET cost_pico = cost_pico + 1 WHERE cost_pico > 0", "cost"),
+        ("UPDATE usage_record SET cost_pico = 1 WHERE cost_pico = 0", "cost"),
+        ("DELETE FROM ledger_entry WHERE contra = 'revenue'", "debit"),
+        ("UPDATE ledger_entry SET contra = 'promo' WHERE contra = 'revenue'", "debit"),
+        ("DELETE FROM usage_record", "stray debit"),
+        ("INSERT INTO usage_record SELECT * FROM usage_record", "request once"),
+        ("INSERT INTO ledger_entry SELECT * FROM ledger_entry", "debit once"),
+        ("DELETE FROM ledger_entry WHERE seq = 2", "sequence"),
+        ("UPDATE ledger_entry SET balance_after_pico = balance_after_pico + 1 WHERE seq = 1", "sequence"),
+        ("UPDATE ledger_entry SET balance_after_pico = balance_after_pico + 1 WHERE seq > 2", "trial balance"),
+        ("UPDATE ledger_entry SET reverses = entry_id WHERE seq = 1", "reversal"),
+        ("UPDATE ledger_entry SET reverses = entry_id WHERE contra = 'revenue'", "reversal"),
+    ],
+)
+def test_rows_that_contradict_each_other_are_named_whatever_constraints_were_dropped(
+    written: Books, tampered: Connection, change: str, check: str
+) -> None:
+    assert list(violations(tampered, check)) == []
+    for name in ("usage_record", "ledger_entry"):  # copies without a constraint, which stand before the real ones
+        tampered.execute(text(f"CREATE TEMP TABLE copied AS SELECT * FROM {name}"))
+        tampered.execute(text(f"ALTER TABLE copied RENAME TO {name}"))
+    tampered.execute(text(change))
+    found = list(violations(tampered, check))
+    assert found
+    assert all(finding.expected != finding.found for finding in found)
+
+
+def test_an_auditor_who_may_only_read_can_verify(postgres_url: str) -> None:
+    engine = connect(postgres_url)
+    migrations.upgrade(engine)
+    Accounts(engine).create_workspace("w", "w")
+    Ledger(engine).record([usage()])
+    harden(engine)
+    with reading(engine) as connection:
+        connection.execute(text("SET ROLE ledger_auditor"))
+        assert list(verify(connection, [], lambda _: None)) == []
+    engine.dispose()
 
 
 @pytest.mark.parametrize("kind", TABLES)
