@@ -1,11 +1,12 @@
-"""The admin API: workspaces, keys, credits. A key's text is in one answer only: the one that made it."""
+"""The admin API: workspaces, keys, credits, corrections. A key's text is in one answer only: the one that made it."""
 
 from typing import Any
 
 from aiohttp import web
 
 from services.billing.accounts import Accounts, NewKey
-from services.billing.bodies import NewCredit, NewWorkspace, PageQuery
+from services.billing.admin_log import ACTOR
+from services.billing.bodies import NewAdjustment, NewCredit, NewRefund, NewWorkspace, PageQuery
 from services.billing.bodies import NewKey as NewKeyBody
 from services.billing.books import entry_json, listing
 from services.billing.database import Row, Threads
@@ -61,14 +62,22 @@ class Admin:
     async def credit(self, request: web.Request) -> web.Response:
         """POST /admin/workspaces/{id}/credits."""
         body = parse(NewCredit, await request.read())
-        credit = Credit(
-            request.match_info["id"],
-            body.amount_usd,
-            body.reference,
-            actor="admin",
-            reason=body.reason,
-            contra=body.contra,
-        )
+        return await self._post(request, body, body.amount_usd, contra=body.contra)
+
+    async def refund(self, request: web.Request) -> web.Response:
+        """POST /admin/workspaces/{id}/refunds."""
+        body = parse(NewRefund, await request.read())
+        return await self._post(request, body, body.amount_usd, contra="refund", reverses=body.reverses)
+
+    async def adjust(self, request: web.Request) -> web.Response:
+        """POST /admin/workspaces/{id}/adjustments."""
+        body = parse(NewAdjustment, await request.read())
+        return await self._post(request, body, body.amount_usd, contra="adjustment")
+
+    async def _post(
+        self, request: web.Request, body: NewCredit | NewRefund | NewAdjustment, amount_pico: int | None, **kind: Any
+    ) -> web.Response:
+        credit = Credit(request.match_info["id"], amount_pico, body.reference, ACTOR, body.reason, **kind)
         return json_response(entry_json(await self._threads.write(self._ledger.credit, credit)), 201)
 
 

@@ -1,7 +1,8 @@
 """The billing service, put together: the one place that knows all of its parts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 from aiohttp import web
 from sqlalchemy import Engine
@@ -9,6 +10,7 @@ from sqlalchemy import Engine
 from services.billing import migrations, openapi
 from services.billing.accounts import Accounts
 from services.billing.admin import Admin
+from services.billing.admin_log import Handler, logged
 from services.billing.audit import Audit
 from services.billing.bootstrap import bootstrap
 from services.billing.consumer import consume, handler
@@ -20,8 +22,6 @@ from services.billing.signer import keep_signing, make_signer
 from shared import http
 from shared.bus import Bus, BusError
 from shared.errors import NotFound
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def build_app(settings: BillingSettings, bus: Bus) -> web.Application:
@@ -59,7 +59,8 @@ def build_app(settings: BillingSettings, bus: Bus) -> web.Application:
 
     app = http.build_app("billing", {"database": database, "consumer": consumer})
     app.cleanup_ctx.append(resources)
-    app.add_routes(_routes(settings, Audit(engine, threads), Admin(accounts, ledger, threads)))
+    noted = partial(logged, engine=engine, threads=threads)
+    app.add_routes(_routes(settings, Audit(engine, threads), Admin(accounts, ledger, threads), noted))
     return app
 
 
@@ -72,7 +73,9 @@ async def _start(
         await threads.write(bootstrap, accounts, ledger, settings.bootstrap_key.get_secret_value())
 
 
-def _routes(settings: BillingSettings, audit: Audit, admin: Admin) -> list[web.RouteDef]:
+def _routes(
+    settings: BillingSettings, audit: Audit, admin: Admin, logged: Callable[[Handler], Handler]
+) -> list[web.RouteDef]:
     internal, admins = settings.internal_token.get_secret_value(), settings.admin_token.get_secret_value()
     readers = (settings.auditor_token.get_secret_value(), admins, internal)
     return [
@@ -89,12 +92,14 @@ def _routes(settings: BillingSettings, audit: Audit, admin: Admin) -> list[web.R
         web.get("/v1/proofs/consistency", _for(audit.consistency, *readers)),
         web.get("/openapi.json", _openapi()),
         web.post("/internal/standing", _for(audit.standing, internal)),
-        web.post("/admin/workspaces", _for(admin.create_workspace, admins)),
-        web.get("/admin/workspaces", _for(admin.workspaces, admins)),
-        web.post("/admin/workspaces/{id}/keys", _for(admin.create_key, admins)),
-        web.get("/admin/workspaces/{id}/keys", _for(admin.keys, admins)),
-        web.delete("/admin/keys/{key_id}", _for(admin.revoke_key, admins)),
-        web.post("/admin/workspaces/{id}/credits", _for(admin.credit, admins)),
+        web.post("/admin/workspaces", _for(logged(admin.create_workspace), admins)),
+        web.get("/admin/workspaces", _for(logged(admin.workspaces), admins)),
+        web.post("/admin/workspaces/{id}/keys", _for(logged(admin.create_key), admins)),
+        web.get("/admin/workspaces/{id}/keys", _for(logged(admin.keys), admins)),
+        web.delete("/admin/keys/{key_id}", _for(logged(admin.revoke_key), admins)),
+        web.post("/admin/workspaces/{id}/credits", _for(logged(admin.credit), admins)),
+        web.post("/admin/workspaces/{id}/refunds", _for(logged(admin.refund), admins)),
+        web.post("/admin/workspaces/{id}/adjustments", _for(logged(admin.adjust), admins)),
     ]
 
 

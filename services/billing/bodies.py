@@ -1,6 +1,7 @@
 """What billing's API takes: bodies and query strings as strict models."""
 
 import re
+import unicodedata
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -21,6 +22,18 @@ def _amount_pico(usd: object) -> int:
     return pico_usd(usd)
 
 
+def _signed_pico(usd: object) -> int:
+    negative = isinstance(usd, str) and usd.startswith("-")
+    amount_pico = _amount_pico(usd[1:] if negative and isinstance(usd, str) else usd)
+    return -amount_pico if negative else amount_pico
+
+
+def _moves(amount_pico: int) -> int:
+    if not amount_pico:
+        raise ValueError("an adjustment of nothing changes nothing: give an amount")
+    return amount_pico
+
+
 def _moment(text: object) -> datetime:
     try:
         moment = datetime.fromisoformat(text) if isinstance(text, str) else None
@@ -34,7 +47,7 @@ def _moment(text: object) -> datetime:
 def _printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("control characters are not allowed")
-    return text
+    return unicodedata.normalize("NFC", text)  # the form in which it has a leaf
 
 
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
@@ -42,6 +55,7 @@ Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Index = Annotated[int, Field(ge=0, lt=2**62)]  # within BIGINT, also where one is added
 Moment = Annotated[datetime, BeforeValidator(_moment)]
 AmountPico = Annotated[int, BeforeValidator(_amount_pico)]
+SignedPico = Annotated[int, BeforeValidator(_signed_pico)]
 
 
 class NewWorkspace(Strict):
@@ -69,6 +83,25 @@ class NewCredit(Strict):
     reference: Name
     reason: Name | None = None
     contra: Literal["cash", "promo"] = "cash"
+
+
+class NewRefund(Strict):
+    """POST /admin/workspaces/{id}/refunds: of the entry it reverses, all that is left where no amount is given."""
+
+    reverses: Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    reference: Name
+    reason: Name
+    amount_usd: Annotated[AmountPico, Field(gt=0, le=MAX_CREDIT_USD * 10**12)] | None = None
+
+
+class NewAdjustment(Strict):
+    """POST /admin/workspaces/{id}/adjustments: up, or down with a minus sign."""
+
+    amount_usd: Annotated[
+        SignedPico, Field(ge=-MAX_CREDIT_USD * 10**12, le=MAX_CREDIT_USD * 10**12), AfterValidator(_moves)
+    ]
+    reference: Name
+    reason: Name
 
 
 class KeyDigest(Strict):

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import structlog
-from sqlalchemy import Connection, Engine, Table, insert, select
+from sqlalchemy import Connection, Engine, Table, func, insert, select
 from sqlalchemy.exc import DataError, IntegrityError
 
 from services.billing import tree
@@ -28,20 +28,25 @@ from services.billing.tables import MAX_BALANCE_PICO, conflict, ledger_entry, qu
 from shared.bus import Message
 from shared.errors import InvalidRequest, NotFound
 from shared.events import Refused, UsageRecorded, decode, shard_of
+from shared.money import usd
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Credit:
-    """A top-up. `reference` is the payment's id: posting it again changes nothing."""
+    """A movement of credit that no request made. `reference` is the payment's or document's id: posting it again
+    changes nothing. One that `reverses` an entry has that entry's other sign: its amount is how much of it, None for
+    all that is left.
+    """
 
     workspace_id: str
-    amount_pico: int
+    amount_pico: int | None
     reference: str
     actor: str
     reason: str | None = None
-    contra: Literal["cash", "promo"] = "cash"
+    contra: Literal["cash", "promo", "refund", "adjustment"] = "cash"
+    reverses: str | None = None
 
 
 class Ledger:
@@ -76,25 +81,27 @@ class Ledger:
         return self._book([accept(event) for event in events])
 
     def credit(self, credit: Credit) -> Row:
-        """Post a top-up and return its row; the first row again where the reference is known.
+        """Post a movement and return its row; the first row again where the reference is known.
 
-        Raises NotFound (workspace), Conflict (the reference stands for another amount), InvalidRequest (too much).
+        Raises NotFound (workspace, entry reversed), Conflict (the reference stands for another movement),
+        InvalidRequest (too much).
         """
-        assert credit.amount_pico > 0
+        assert credit.amount_pico is not None or credit.reverses
         with writing(self._engine, shard_of(credit.workspace_id, self._shards)) as connection:
             found = heads(connection, [credit.workspace_id])
             if credit.workspace_id not in found:
                 raise NotFound(f'workspace "{credit.workspace_id}" not found')
             if (first := _entry_of(connection, credit)) is not None:
                 return first
-            head = found[credit.workspace_id].moved(credit.amount_pico)
-            origin = {name: getattr(credit, name) for name in ("reference", "actor", "reason", "contra")}
+            amount_pico = _amount_pico(connection, credit)
+            head = found[credit.workspace_id].moved(amount_pico)
+            origin = {name: getattr(credit, name) for name in ("reference", "actor", "reason", "contra", "reverses")}
             try:
-                new = self._terms().entry(credit.workspace_id, head, credit.amount_pico, **origin)
+                new = self._terms().entry(credit.workspace_id, head, amount_pico, **origin)
             except OverflowError as error:
                 raise InvalidRequest(str(error), param="amount_usd") from None
             ((_, entry),) = _append(connection, [("entry/1", new)])
-        log.info("credit_posted", workspace_id=credit.workspace_id, amount_pico=credit.amount_pico, actor=credit.actor)
+        log.info("credit_posted", workspace_id=credit.workspace_id, amount_pico=amount_pico, actor=credit.actor)
         return entry
 
     def _book(self, items: Sequence[Row | Refused]) -> Counter[str]:
@@ -151,11 +158,34 @@ def _records(connection: Connection, request_ids: Collection[str]) -> dict[str, 
 def _entry_of(connection: Connection, credit: Credit) -> Row | None:
     same = (ledger_entry.c.workspace_id == credit.workspace_id) & (ledger_entry.c.reference == credit.reference)
     first = row(connection, select(ledger_entry).where(same))
-    if first is not None and (first["amount_pico"], first["contra"]) != (credit.amount_pico, credit.contra):
+    if first is None:
+        return None
+    amount_pico = abs(first["amount_pico"]) if credit.reverses else first["amount_pico"]
+    same_amount = credit.amount_pico in {None, amount_pico}
+    if not same_amount or (first["contra"], first["reverses"]) != (credit.contra, credit.reverses):
         raise Conflict(
             f'reference "{credit.reference}" stands for another credit already: use a new one', param="reference"
         )
     return first
+
+
+def _amount_pico(connection: Connection, credit: Credit) -> int:
+    """The signed amount; of a reversal, no more than what is left to reverse."""
+    if credit.reverses is None:
+        assert credit.amount_pico
+        return credit.amount_pico
+    ours = (ledger_entry.c.entry_id == credit.reverses) & (ledger_entry.c.workspace_id == credit.workspace_id)
+    original = row(connection, select(ledger_entry).where(ours))
+    if original is None:
+        raise NotFound(f'entry "{credit.reverses}" not found in this workspace')
+    if original["reverses"] is not None:
+        raise InvalidRequest("a reversal cannot be reversed: post an adjustment instead", param="reverses")
+    reversed_ = select(func.sum(ledger_entry.c.amount_pico)).where(ledger_entry.c.reverses == credit.reverses)
+    left_pico = abs(original["amount_pico"] + int(connection.scalar(reversed_) or 0))
+    amount_pico = left_pico if credit.amount_pico is None else credit.amount_pico
+    if not 0 < amount_pico <= left_pico:
+        raise InvalidRequest(f"{usd(left_pico)} USD of that entry is left to reverse", param="amount_usd")
+    return amount_pico if original["amount_pico"] < 0 else -amount_pico
 
 
 def _append(connection: Connection, booked: Sequence[tuple[Kind, Row]]) -> list[tuple[Kind, Row]]:

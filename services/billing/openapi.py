@@ -48,6 +48,8 @@ OPERATIONS = {
     ("get", "/admin/workspaces/{id}/keys"): Operation("listKeys", answers.KeyList, bodies.PageQuery),
     ("delete", "/admin/keys/{key_id}"): Operation("revokeKey", answers.Key),
     ("post", "/admin/workspaces/{id}/credits"): Operation("credit", answers.Entry, body=bodies.NewCredit),
+    ("post", "/admin/workspaces/{id}/refunds"): Operation("refund", answers.Entry, body=bodies.NewRefund),
+    ("post", "/admin/workspaces/{id}/adjustments"): Operation("adjust", answers.Entry, body=bodies.NewAdjustment),
     ("get", "/health"): Operation("health", answers.Ready),
     ("get", "/ready"): Operation("ready", answers.Ready),
 }

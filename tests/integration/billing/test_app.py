@@ -66,6 +66,8 @@ ROUTES = {
     ("GET", "/admin/workspaces/demo/keys"): {ADMIN},
     ("DELETE", "/admin/keys/x"): {ADMIN},
     ("POST", "/admin/workspaces/demo/credits"): {ADMIN},
+    ("POST", "/admin/workspaces/demo/refunds"): {ADMIN},
+    ("POST", "/admin/workspaces/demo/adjustments"): {ADMIN},
 }
 
 
