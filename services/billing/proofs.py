@@ -45,7 +45,7 @@ class Proofs:
             return {
                 "shard": shard,
                 "leaf_index": index,
-                "leaf_hash": _text(tree.reader(connection, shard)(0, index)),
+                "leaf_hash": _text(tree.proved(connection, shard, lambda read: read(0, index))),
                 **_inclusion(connection, shard, index, signed),
             }
 
@@ -55,7 +55,8 @@ class Proofs:
             old, new = _checkpoint(connection, shard, first), _checkpoint(connection, shard, second)
             if old["tree_size"] > new["tree_size"]:
                 raise NotFound(f"the tree of {new['tree_size']} leaves is the smaller one: exchange first and second")
-            path = consistency_proof(tree.reader(connection, shard), old["tree_size"], new["tree_size"])
+            sizes = old["tree_size"], new["tree_size"]
+            path = tree.proved(connection, shard, lambda read: consistency_proof(read, *sizes))
         return {
             "shard": shard,
             "first": old["tree_size"],
@@ -90,7 +91,7 @@ def checkpoint_json(signed: Row) -> dict[str, Any]:
 
 def _inclusion(connection: Connection, shard: int, index: int, signed: Row) -> dict[str, Any]:
     size = signed["tree_size"]
-    path = inclusion_proof(tree.reader(connection, shard), index, size)
+    path = tree.proved(connection, shard, lambda read: inclusion_proof(read, index, size))
     return {"tree_size": size, "path": _texts(path), "checkpoint": signed["note"]}
 
 

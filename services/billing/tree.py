@@ -4,14 +4,27 @@ Such a row holds the size, the root and the frontier after the batch, and the no
 order of `Frontier.extend`: so growing reads one row, and any node is a slice of one row, found by arithmetic.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
 
-from sqlalchemy import Connection, Integer, LargeBinary, cast, func, insert, select
+from sqlalchemy import Connection, insert, select
 
 from services.billing.database import Row, row
 from services.billing.leaves import Kind, leaf
-from services.billing.merkle import HASH_BYTES, Frontier, Reader, leaf_hash, nodes_before, place
+from services.billing.merkle import EMPTY_ROOT, Frontier, Reader, leaf_hash, nodes_before, place
 from services.billing.tables import checkpoint
+
+T = TypeVar("T")
+
+# For each node, the batch that completed it is the first that reaches past the node's last leaf. Only integers are put
+# in. PostgreSQL slices by INTEGER alone.
+_NODES = """
+WITH wanted (last_leaf, place) AS (VALUES {places})
+SELECT place, (
+    SELECT substr(nodes, CAST((place - first_node) * 32 + 1 AS INTEGER), 32) FROM checkpoint
+    WHERE shard = {shard} AND tree_size > last_leaf ORDER BY tree_size LIMIT 1)
+FROM wanted
+"""
 
 
 def frontier(connection: Connection, shard: int) -> Frontier:
@@ -42,17 +55,29 @@ def grow(connection: Connection, shard: int, booked: Sequence[tuple[Kind, Row]])
     return [(kind, {**row, "leaf_index": index}) for index, (kind, row) in enumerate(booked, before.size)]
 
 
-def reader(connection: Connection, shard: int) -> Reader:
-    """Reads the nodes of a shard's tree; each is one step down an index. Raises LookupError past the tree's end."""
+def proved(connection: Connection, shard: int, prove: Callable[[Reader], T]) -> T:
+    """What `prove` makes of the shard's nodes. Raises LookupError where it reads past the tree's end.
 
-    def read(level: int, index: int) -> bytes:
-        last_leaf, at = place(level, index)
-        start = cast((at - checkpoint.c.first_node) * HASH_BYTES + 1, Integer)  # PostgreSQL slices no further
-        batch = select(func.substr(checkpoint.c.nodes, start, HASH_BYTES, type_=LargeBinary))
-        holder = batch.where(checkpoint.c.shard == shard, checkpoint.c.tree_size > last_leaf)
-        found: bytes | None = connection.scalar(holder.order_by(checkpoint.c.tree_size).limit(1))
-        if found is None:
-            raise LookupError(f"shard {shard} has no leaf {last_leaf}")
-        return found
+    It is run twice: once to learn which nodes it reads, which then come in one query.
+    """
+    wanted = dict[tuple[int, int], int]()
 
-    return read
+    def note(level: int, index: int) -> bytes:
+        wanted[level, index] = place(level, index)[1]
+        return EMPTY_ROOT
+
+    prove(note)
+    found = _nodes(connection, shard, wanted)
+    return prove(lambda level, index: found[wanted[level, index]])
+
+
+def _nodes(connection: Connection, shard: int, wanted: Collection[tuple[int, int]]) -> dict[int, bytes]:
+    """The nodes (level, index), by their places."""
+    if not wanted:
+        return {}
+    places = ", ".join("({}, {})".format(*place(level, index)) for level, index in wanted)
+    found = connection.exec_driver_sql(_NODES.format(places=places, shard=shard))
+    nodes = {at: bytes(node) for at, node in found if node is not None}
+    if len(nodes) < len(wanted):
+        raise LookupError(f"shard {shard} has not as many leaves")
+    return nodes
