@@ -109,7 +109,10 @@ def verify(
     with open_ledger(database) as engine, reading(engine) as connection:
         leaves = sum(sizes(connection).values())
         outside = list(kept_outside(checkpoints or settings.checkpoints(), keys))
-        published, findings = sorted_out([*kept_inside(connection, keys), *outside])
+        signed = [*kept_inside(connection, keys), *outside]
+        if signed and not keys:
+            raise Failed(f"there are signed checkpoints, but no public keys in {file}: give --key FILE", UNCHECKED)
+        published, findings = sorted_out(signed)
         with progress_bar("verify", leaves) as progress:
             findings += verified(connection, published, progress)
     show([finding.json() for finding in findings], FINDING, as_json=as_json)

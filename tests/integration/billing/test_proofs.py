@@ -82,6 +82,9 @@ def test_verify_says_that_the_books_are_right_and_against_what_it_checked_them(
     code, out, err = run("verify", "--json", "--checkpoints", tmp_path / "checkpoints", "--key", tmp_path / "key.pub")
     assert (code, out) == (0, "")
     assert "2 checkpoints kept outside" in err
+    code, _, err = run("verify", "--checkpoints", tmp_path / "checkpoints")
+    assert code == 2
+    assert "give --key FILE" in err
 
 
 def test_verify_names_the_row_what_was_expected_and_what_is_there(tmp_path: Path) -> None:
