@@ -6,7 +6,7 @@ leaf's place in the tree says. Integers are strings, because many a reader's num
 """
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Final, Literal, get_args
 
@@ -45,13 +45,36 @@ COLUMNS: Final[Mapping[Kind, Mapping[str, Type]]] = {
 """The columns of each kind, sorted; any of them may be null."""
 
 
+def _moment(value: datetime) -> str:
+    if value.tzinfo is None:
+        raise LeafError(f"{value!r} is no moment: it has no time zone")
+    return utc_text(value)
+
+
+_FORMS: Final[Mapping[Type, tuple[type, Callable[[Any], str] | None]]] = {
+    "text": (str, None),
+    "integer": (int, str),
+    "moment": (datetime, _moment),
+    "boolean": (bool, None),
+}
+"""The Python type of each, and how it is written where not as it is."""
+
+
 class LeafError(ValueError):
     """A row that has no leaf, or bytes that are none; the message says why."""
 
 
 def leaf(kind: Kind, row: Row) -> bytes:
     """The leaf of a row as `tables` reads it. Raises LeafError where a value has no canonical form."""
-    members = {"k": kind} | {name: _member(name, type_, row[name]) for name, type_ in COLUMNS[kind].items()}
+    members: dict[str, Any] = {"k": kind}
+    for name, type_ in COLUMNS[kind].items():
+        value = row[name]
+        if value is not None:
+            python_type, written = _FORMS[type_]
+            if type(value) is not python_type:  # a bool is no integer here
+                raise LeafError(f"{name} is {value!r}, which is no {type_}")
+            value = written(value) if written else value
+        members[name] = value
     try:
         made = orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
     except TypeError as error:
@@ -79,20 +102,6 @@ def read(leaf_: bytes) -> tuple[Kind, dict[str, Any]]:
     if leaf(kind, row) != leaf_:
         raise LeafError("not a canonical leaf: the same row is written otherwise")
     return kind, row
-
-
-def _member(name: str, type_: Type, value: Any) -> str | bool | None:
-    if value is None:
-        return None
-    if type_ == "text" and isinstance(value, str):
-        return value
-    if type_ == "integer" and type(value) is int:
-        return str(value)
-    if type_ == "moment" and isinstance(value, datetime) and value.tzinfo is not None:
-        return utc_text(value)
-    if type_ == "boolean" and isinstance(value, bool):
-        return value
-    raise LeafError(f"{name} is {value!r}, which is no {type_}")
 
 
 def _value(type_: Type, member: Any) -> Any:

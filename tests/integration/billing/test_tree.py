@@ -113,11 +113,11 @@ def test_every_leaf_and_every_earlier_tree_is_proved_from_what_is_stored(engine:
         for newest in kept:
             size = newest["tree_size"]
             for index in range(size):
-                path = prove(lambda read, at=index, size=size: inclusion_proof(read, at, size))
+                path = prove(partial(inclusion_proof, index=index, size=size))
                 assert verify_inclusion(leaf_hash(leaves[index]), index, size, path, newest["root"])
             for old in kept:
                 if (first := old["tree_size"]) <= size:
-                    path = prove(lambda read, old=first, size=size: consistency_proof(read, old, size))
+                    path = prove(partial(consistency_proof, first=first, second=size))
                     assert verify_consistency(first, size, old["root"], newest["root"], path)
         with pytest.raises(LookupError):
             prove(lambda read: read(0, len(leaves)))
@@ -192,6 +192,6 @@ def test_a_proof_in_a_tree_of_a_million_leaves_takes_less_than_ten_milliseconds(
             size = draw.randrange(900_000, 1_000_001)
             index = draw.randrange(size)
             started_s = time.perf_counter()
-            tree.proved(connection, 0, lambda read, at=index, size=size: inclusion_proof(read, at, size))
+            tree.proved(connection, 0, partial(inclusion_proof, index=index, size=size))
             took_s.append(time.perf_counter() - started_s)
     assert statistics.median(took_s) < 0.010
