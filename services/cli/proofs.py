@@ -25,7 +25,7 @@ from services.billing.reports import Report, ReportError, read
 from services.billing.scan import sizes
 from services.billing.verify import verify as verified
 from services.cli.output import FOUND, UNCHECKED, Failed, Json, progress_bar, show
-from services.cli.receipt import FINDING, public_keys
+from services.cli.receipt import public_keys, show_findings
 from services.cli.settings import Settings
 from shared.settings import load
 
@@ -49,7 +49,8 @@ def reconcile(
     except ReportError as error:
         raise Failed(f"{', '.join(map(str, files))}: {error}", UNCHECKED) from None
     shown = [line for line in lines if every or line.found != "matched"]
-    show([line.json() if as_json else _cells(line) for line in shown], LINE, as_json=as_json)
+    if shown:
+        show([line.json() if as_json else _cells(line) for line in shown], LINE, as_json=as_json)
     counts = Counter(line.found for line in lines)
     said = (f"{counts[name]} {name}" for name in ("matched", "missing", "extra", "differs"))
     typer.echo(f"{len(lines)} lines on {len(report.days)} days: {', '.join(said)}", err=True)
@@ -115,8 +116,9 @@ def verify(
         published, findings = sorted_out(signed)
         with progress_bar("verify", leaves) as progress:
             findings += verified(connection, published, progress)
-    show([finding.json() for finding in findings], FINDING, as_json=as_json)
-    against = f"{len(outside)} checkpoints kept outside" if outside else "no checkpoint kept outside: see --checkpoints"
+    show_findings(findings, as_json=as_json)
+    kept = len(sorted_out(outside)[0])  # the newest lies there under two names
+    against = f"{kept} checkpoints kept outside" if kept else "no checkpoint kept outside: see --checkpoints"
     typer.echo(f"{leaves} leaves checked against {against}: {len(findings)} findings", err=True)
     if findings:
         raise typer.Exit(FOUND)

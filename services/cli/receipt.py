@@ -1,12 +1,14 @@
 """`opentoken receipt verify …`: a receipt checked where nothing of ours runs."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from services.billing.checkpoint import PublicKey
+from services.billing.invariants import Finding
 from services.billing.keys import read_public_keys
 from services.billing.receipts import receipt_findings
 from services.cli.output import FOUND, UNCHECKED, Failed, Json, show
@@ -36,7 +38,7 @@ def verify(
         raise Failed(str(error), UNCHECKED) from None
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise Failed(f"{file} is no receipt: {type(error).__name__}: {error}", UNCHECKED) from None
-    show([finding.json() for finding in findings], FINDING, as_json=as_json)
+    show_findings(findings, as_json=as_json)
     typer.echo(f"{file}: {len(findings)} findings", err=True)
     if findings:
         raise typer.Exit(FOUND)
@@ -48,3 +50,9 @@ def public_keys(file: Path) -> list[PublicKey]:
         return read_public_keys(file)
     except (OSError, ValueError) as error:
         raise Failed(f"{file}: {error}", UNCHECKED) from None
+
+
+def show_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
+    """Print what was found, if anything."""
+    if findings:
+        show([finding.json() for finding in findings], FINDING, as_json=as_json)

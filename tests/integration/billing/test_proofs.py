@@ -46,7 +46,7 @@ def test_reconcile_prints_what_differs_and_says_so_by_its_exit_code(run: Run, le
     report = tmp_path / "report.jsonl"
     report.write_text(lines(row | {"cost_usd": "0.001444"}))
     code, out, err = run("reconcile", report)
-    assert (code, len(out.splitlines())) == (0, 1)
+    assert (code, out) == (0, "")
     assert err == "1 lines on 1 days: 1 matched, 0 missing, 0 extra, 0 differs\n"
     report.write_text(lines(row | {"cost_usd": "0.002"}))
     code, out, _ = run("reconcile", report, "--json")
@@ -81,7 +81,7 @@ def test_verify_says_that_the_books_are_right_and_against_what_it_checked_them(
     Signer(engine, 1, key, tmp_path / "checkpoints").sign_all()
     code, out, err = run("verify", "--json", "--checkpoints", tmp_path / "checkpoints", "--key", tmp_path / "key.pub")
     assert (code, out) == (0, "")
-    assert "2 checkpoints kept outside" in err
+    assert "1 checkpoints kept outside" in err
     code, _, err = run("verify", "--checkpoints", tmp_path / "checkpoints")
     assert code == 2
     assert "give --key FILE" in err
