@@ -50,7 +50,7 @@ def _row(event: UsageRecorded) -> Row:
     row["cost_pico"] = _cost_pico(event)
     row["started_at"] = _moment(event.started_at)
     for name, value in row.items():
-        if isinstance(value, str):
+        if isinstance(value, str) and not value.isascii():
             row[name] = unicodedata.normalize("NFC", value)  # the form in which it has a leaf
         _check_size(name, row[name])
     row["upstream_usage"] = None if event.upstream_usage is None else _canonical(event.upstream_usage)
