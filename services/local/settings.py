@@ -8,6 +8,7 @@ import orjson
 from pydantic import Field, SecretStr
 
 from services.billing.accounts import make_secret
+from services.billing.files import write_file
 from shared.bus.connect import LOCAL
 from shared.settings import Environment
 
@@ -51,7 +52,5 @@ def secrets_of(settings: LocalSettings) -> dict[str, str]:
     made = {name: make_secret() if name == "bootstrap_key" else secrets.token_urlsafe(24) for name in SECRETS}
     given = {name: value.get_secret_value() for name in SECRETS if (value := getattr(settings, name)) is not None}
     all_of_them: dict[str, str] = made | kept | given
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
-    file.touch(mode=0o600)
-    file.write_bytes(orjson.dumps(all_of_them, option=orjson.OPT_INDENT_2))
+    write_file(file, orjson.dumps(all_of_them, option=orjson.OPT_INDENT_2).decode(), mode=0o600)
     return all_of_them
