@@ -1,7 +1,8 @@
 """The key that signs checkpoints, in files: the key itself, and beside it every public key that ever signed.
 
 `python -m services.billing.keys FILE` makes FILE with a new key, and FILE.pub; where FILE exists, it puts a new key in
-its place. The public keys before it stay in FILE.pub, so that what they signed can still be checked.
+its place. The public keys before it stay in FILE.pub, so that what they signed can still be checked. With
+`--unless-there` a FILE that exists is left alone, so that a deployment can ask for one at every start.
 """
 
 import secrets
@@ -43,9 +44,13 @@ def make_key(file: Path) -> SigningKey:
 
 def main() -> None:
     """Make or replace the key of the file named."""
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m services.billing.keys FILE")
-    file = Path(sys.argv[1])
+    arguments = [argument for argument in sys.argv[1:] if argument != "--unless-there"]
+    if len(arguments) != 1:
+        sys.exit("usage: python -m services.billing.keys [--unless-there] FILE")
+    file = Path(arguments[0])
+    if file.exists() and len(sys.argv) > 2:
+        sys.stdout.write(f"{file} is there\n")
+        return
     sys.stdout.write(
         f"{make_key(file).public}\nThe signing key is in {file}, all public keys are in {public_file(file)}\n"
     )

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import Engine, text
 
-from services.billing import merkle, signer
+from services.billing import keys, merkle, signer
 from services.billing.checkpoint import NoteError, verified
 from services.billing.keys import make_key, public_file, read_key, read_public_keys
 from services.billing.leaves import read
@@ -171,3 +171,18 @@ async def test_auditors_read_checkpoints_and_prove_leaves_and_growth_by_them(
 async def _proved(service: Service, request_id: str) -> bool:
     receipt = await service.get(f"/v1/generations/{request_id}")
     return receipt["proof"] is not None and receipt["debit"]["proof"] is not None
+
+
+def test_a_deployment_may_ask_for_the_key_at_every_start_without_replacing_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "signing.key"
+    monkeypatch.setattr("sys.argv", ["keys", "--unless-there", str(file)])
+    keys.main()
+    first = read_public_keys(public_file(file))
+    keys.main()
+    assert read_public_keys(public_file(file)) == first
+    assert capsys.readouterr().out.endswith(f"{file} is there\n")
+    monkeypatch.setattr("sys.argv", ["keys", str(file)])
+    keys.main()
+    assert len(read_public_keys(public_file(file))) == 2
