@@ -6,7 +6,7 @@ no attribute in AMQP headers. Producers are strict, consumers additive within a 
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, Self
@@ -32,8 +32,39 @@ Outcome = Literal[
     "upstream_interrupted",
     "worker_lost",
 ]
-BILLED: Final[frozenset[Outcome]] = frozenset({"completed", "client_disconnected"})
-"""The outcomes that cost something; any other stays on record at 0, whatever was counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """When an outcome comes about, what its record counts, and whether that is billed at tokens × rates, or free."""
+
+    when: str
+    tokens: str
+    billed: bool
+
+
+POLICY: Final[Mapping[Outcome, Terms]] = {
+    "completed": Terms(
+        "the provider ended properly, a length limit or a content filter included",
+        "as reported; where the provider gave no counts, estimated (bytes / 4) and marked so",
+        billed=True,
+    ),
+    "client_disconnected": Terms(
+        "the client left before the end",
+        "where cutting the call stops the provider's meter: input as reported at the start, output estimated from what "
+        "came; else the answer is read on, for 60 s at most, to the reported counts",
+        billed=True,
+    ),
+    "upstream_refused": Terms("the provider found fault with the request (4xx)", "none", billed=False),
+    "upstream_failed": Terms("nothing came: retries spent, or the deadline passed", "none", billed=False),
+    "upstream_interrupted": Terms(
+        "the answer broke after its first chunk", "as far as known, for reconciliation", billed=False
+    ),
+    "worker_lost": Terms("a worker was lost before it settled; the edge bears witness", "none", billed=False),
+}
+"""What is billed. What fails through us or a provider costs the client nothing, and is on record."""
+
+BILLED: Final = frozenset(outcome for outcome, terms in POLICY.items() if terms.billed)
 
 Count = Annotated[int, Field(ge=0)]
 Pico = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]*)$")]

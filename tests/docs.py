@@ -1,16 +1,17 @@
 """The parts of the documentation that come from the code: `python -m tests.docs` writes them, `--check` compares.
 
-In README.md they stand between `<!-- name:begin -->` and `<!-- name:end -->`.
+In the READMEs they stand between `<!-- name:begin -->` and `<!-- name:end -->`.
 """
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import orjson
 
 from shared import catalog
 from shared.errors import ApiError
-from shared.events import UsageRecorded
+from shared.events import POLICY, UsageRecorded
 from tests.sources import ROOT
 
 
@@ -36,6 +37,15 @@ def errors() -> str:
     return "\n".join(["| status | type | code | message |\n|---|---|---|---|", *rows])
 
 
+def policy() -> str:
+    """The table of what is billed, for each outcome."""
+    rows = [
+        f"| `{outcome}` | {terms.when} | {terms.tokens} | {'tokens × rates' if terms.billed else '0'} |"
+        for outcome, terms in POLICY.items()
+    ]
+    return "\n".join(["| outcome | when | tokens | debit |\n|---|---|---|---|", *rows])
+
+
 def event_schema() -> str:
     """The JSON Schema of the usage event's data."""
     return orjson.dumps(UsageRecorded.model_json_schema(), option=orjson.OPT_INDENT_2).decode() + "\n"
@@ -48,20 +58,26 @@ def _errors(root: type[ApiError]) -> Iterator[type[ApiError]]:
             yield from _errors(child)
 
 
-def _readme(text: str) -> str:
-    for name, content in (("models", models()), ("errors", errors())):
+def _filled(path: Path, **parts: str) -> str:
+    """A page with its generated parts in their places."""
+    text = path.read_text("utf-8")
+    for name, content in parts.items():
         begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
         before, _, rest = text.partition(begin)
         _, found, after = rest.partition(end)
-        assert found, f"README.md has no place for {name}"
+        assert found, f"{path.name} has no place for {name}"
         text = f"{before}{begin}{content}\n{end}{after}"
     return text
 
 
 def main() -> int:
     """Write what is stale; with --check, name it and fail."""
-    readme, schema = ROOT / "README.md", ROOT / "shared/usage.recorded.v1.schema.json"
-    fresh = {readme: _readme(readme.read_text("utf-8")), schema: event_schema()}
+    readme, billing = ROOT / "README.md", ROOT / "services/billing/README.md"
+    fresh = {
+        readme: _filled(readme, models=models(), errors=errors()),
+        billing: _filled(billing, policy=policy()),
+        ROOT / "shared/usage.recorded.v1.schema.json": event_schema(),
+    }
     stale = [path for path, text in fresh.items() if not path.exists() or path.read_text("utf-8") != text]
     for path in stale:
         if "--check" in sys.argv[1:]:

@@ -1,11 +1,4 @@
-"""From outcome to usage record: the policy of what is billed, applied in one place.
-
-completed             the provider ended properly             tokens × rates
-client_disconnected   the client left                         tokens × rates, as far as counted
-upstream_refused      the provider said 4xx                   0
-upstream_failed       nothing came, retries spent; deadline   0
-upstream_interrupted  it broke after the first chunk          0, counts kept for reconciliation
-"""
+"""From outcome to usage record: the policy of what is billed (`shared.events.POLICY`), applied in one place."""
 
 import hashlib
 import hmac
