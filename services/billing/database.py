@@ -10,11 +10,14 @@ import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import itemgetter
 from typing import Any, ParamSpec, TypeVar
 
 import psycopg
 from sqlalchemy import Connection, Engine, Select, Table, create_engine, event, insert, text
 from sqlalchemy.exc import DBAPIError
+
+from services.billing.stages import stage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -70,12 +73,16 @@ def reading(engine: Engine) -> Iterator[Connection]:
 @contextlib.contextmanager
 def writing(engine: Engine, *locks: int) -> Iterator[Connection]:
     """A transaction that holds `locks` to its end, so that what it reads is true until it commits."""
-    with engine.execution_options(**{_IMMEDIATE: True}).begin() as connection:
-        if engine.dialect.name == "postgresql":
-            connection.execute(text(_INDEXES_ONLY))
-            for lock in sorted(locks):  # always in one order, so that two writers cannot wait for each other
-                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+    with engine.execution_options(**{_IMMEDIATE: True}).connect() as connection:
+        with stage("lock"):
+            connection.begin()
+            if engine.dialect.name == "postgresql":
+                connection.execute(text(_INDEXES_ONLY))
+                for lock in sorted(locks):  # always in one order, so that two writers cannot wait for each other
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
         yield connection
+        with stage("commit"):
+            connection.commit()
 
 
 def rows(connection: Connection, query: Select[Any]) -> list[Row]:
@@ -97,12 +104,13 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> No
         connection.execute(insert(table), rows)
         return
     names = table.c.keys()
+    values = itemgetter(*names)
     statement = f"COPY {table.name} ({', '.join(names)}) FROM STDIN"
     driver: psycopg.Connection[Any] = connection.connection.driver_connection  # type: ignore[assignment]  # it is ours
     try:
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
             for row in rows:
-                copy.write_row([row[name] for name in names])
+                copy.write_row(values(row))
     except psycopg.Error as error:  # what SQLAlchemy does for every statement of its own
         raise DBAPIError.instance(statement, None, error, psycopg.Error, dialect=connection.dialect) from error
 

@@ -8,6 +8,8 @@ leaf's place in the tree says. Integers are strings, because many a reader's num
 import unicodedata
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from functools import lru_cache
+from types import NoneType
 from typing import Any, Final, Literal, get_args
 
 import orjson
@@ -66,15 +68,10 @@ class LeafError(ValueError):
 
 def leaf(kind: Kind, row: Row) -> bytes:
     """The leaf of a row as `tables` reads it. Raises LeafError where a value has no canonical form."""
-    members: dict[str, Any] = {"k": kind}
-    for name, type_ in COLUMNS[kind].items():
-        value = row[name]
-        if value is not None:
-            python_type, written = _FORMS[type_]
-            if type(value) is not python_type:  # a bool is no integer here
-                raise LeafError(f"{name} is {value!r}, which is no {type_}")
-            value = written(value) if written else value
-        members[name] = value
+    members: dict[str, Any] = {name: row[name] for name in COLUMNS[kind]}
+    for name, written in _written(kind, tuple(map(type, members.values()))):
+        members[name] = written(members[name])
+    members["k"] = kind
     try:
         made = orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
     except TypeError as error:
@@ -84,6 +81,19 @@ def leaf(kind: Kind, row: Row) -> bytes:
             if isinstance(value, str) and not unicodedata.is_normalized("NFC", value):
                 raise LeafError(f"{name} is not in Unicode's normal form C")
     return made
+
+
+@lru_cache(maxsize=1024)  # as good as all: a column has its type or none, and few may be null
+def _written(kind: Kind, types: tuple[type, ...]) -> list[tuple[str, Callable[[Any], str]]]:
+    """How to write the values of these types, those apart that stay as they are: found once, not for each row."""
+    forms = []
+    for (name, type_), given in zip(COLUMNS[kind].items(), types, strict=True):
+        python_type, written = _FORMS[type_]
+        if given not in {python_type, NoneType}:  # a bool is no integer here
+            raise LeafError(f"{name} is of type {given.__name__}, which is no {type_}")
+        if written and given is python_type:
+            forms.append((name, written))
+    return forms
 
 
 def read(leaf_: bytes) -> tuple[Kind, dict[str, Any]]:

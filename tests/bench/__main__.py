@@ -24,7 +24,7 @@ def main() -> None:
     except (Missing, Unavailable) as error:
         sys.exit(str(error))
     figures = report.compared(best)
-    report.keep(figures, sys.argv[1:])
+    report.keep(figures, "python -m tests.bench", sys.argv[1:])
     sys.stdout.write(report.table(figures))
     if absent := [name for name in PEERS if name not in figures]:
         sys.stdout.write(f"\nNot measured: {', '.join(absent)}. None is installed by this; see --peer.\n")

@@ -78,14 +78,14 @@ def table(figures: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def keep(figures: Mapping[str, Any], arguments: Sequence[str]) -> None:
+def keep(figures: Mapping[str, Any], command: str, arguments: Sequence[str]) -> None:
     """Append the run to the results."""
     line = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "machine": {"cores": os.cpu_count(), "cpu": cpu_model(Path("/proc/cpuinfo").read_text())},
         "python": platform.python_version(),
-        "command": " ".join(["python -m tests.bench", *arguments]),
+        "command": " ".join([command, *arguments]),
         "figures": figures,
     }
     with RESULTS.open("a") as file:
