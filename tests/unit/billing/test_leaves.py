@@ -21,7 +21,7 @@ zones = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(mi
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "text": words,
     "integer": st.integers(-(10**38), 10**38),
-    "moment": st.datetimes(datetime(1970, 1, 2), datetime(9999, 12, 30), timezones=zones),  # noqa: DTZ001 - the zone is drawn
+    "moment": st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=zones),  # noqa: DTZ001 - the zone is drawn
     "boolean": st.booleans(),
 }
 

@@ -1,13 +1,15 @@
 """Events survive the bus whole; whatever else lies in a message is kept and named, never dropped."""
 
 import collections
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.events import Encoded, Refused, UsageRecorded, batch, decode, queue_of, routing_key, shard_of
+from shared.events import Encoded, Refused, UsageRecorded, batch, decode, queue_of, routing_key, shard_of, utc_text
 from shared.money import Rates, Tokens, cost_pico
 from tests.unit.shared.events import BILLED, json_values, usages
 
@@ -117,3 +119,15 @@ def test_shards_are_the_same_for_ever_and_evenly_filled() -> None:
 
 def test_each_shard_has_a_key_and_a_queue_of_its_own() -> None:
     assert (routing_key(3), queue_of(3)) == ("usage.v1.3", "billing.usage.3")
+
+
+@pytest.mark.parametrize(
+    ("moment", "text"),
+    [
+        (datetime(70, 1, 2, 3, 4, 5, 6, UTC), "0070-01-02T03:04:05.000006Z"),
+        (datetime(2026, 1, 31, 13, tzinfo=timezone(timedelta(hours=1))), "2026-01-31T12:00:00.000000Z"),
+        (datetime.max.replace(tzinfo=UTC), "9999-12-31T23:59:59.999999Z"),
+    ],
+)
+def test_a_moment_has_one_text_in_utc_with_six_digits_whatever_its_year(moment: datetime, text: str) -> None:
+    assert utc_text(moment) == text
