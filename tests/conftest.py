@@ -16,8 +16,11 @@ APART = {
     "chaos": "kills parts of the whole system at random, under load: `make chaos`",
 }
 
+LEDGER = ("tests/unit/billing/", "tests/integration/billing/", "tests/unit/shared/test_money.py")
+
 hypothesis.settings.register_profile("ci", max_examples=50, derandomize=True, deadline=None, database=None)
-hypothesis.settings.register_profile("long", max_examples=5_000, deadline=None)
+# What the ledger's properties are said to hold for; drawn anew at each run, hence without a database of earlier ones.
+hypothesis.settings.register_profile("long", max_examples=10_000, deadline=None, database=None)
 hypothesis.settings.load_profile("ci")  # `--hypothesis-profile` has the last word
 
 
@@ -58,8 +61,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a server, so that `-m 'not servers'` holds without anyone's care."""
+    """Mark what needs a server, so that `-m 'not servers'` holds without anyone's care.
+
+    Under the profile `long` every property of the ledger is a long test, because of its many examples.
+    """
+    many = hypothesis.settings.get_current_profile_name() == "long"
     for item in items:
+        if many and item.nodeid.startswith(LEDGER) and hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker("long")
         if {"postgres_server", "rabbitmq_server"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("servers")
 

@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -6,6 +7,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 
+from services.billing import migrations
 from services.billing.accounts import Accounts
 from services.billing.batch import Head
 from services.billing.database import connect, reading
@@ -27,7 +29,29 @@ from tests.unit.billing.events import COST_PICO, usage, usages
 def test_any_order_duplication_and_splitting_gives_the_same_books(
     engine: Engine, ledger: Ledger, data: st.DataObject, events: list[UsageRecorded]
 ) -> None:
-    names = {name: f"{name}-{new_id()}" for name in "abc"}
+    check_any_arrival(engine, data, events)
+
+
+@pytest.fixture(scope="module")
+def memory() -> Iterator[Engine]:
+    """Books in memory: without a disk, ten thousand examples take minutes."""
+    engine = connect("sqlite://")
+    migrations.upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+@given(data=st.data(), events=st.lists(usages, min_size=1, max_size=8))
+def test_any_order_duplication_and_splitting_gives_the_same_books_in_ten_thousand_examples(
+    memory: Engine, data: st.DataObject, events: list[UsageRecorded]
+) -> None:
+    """That many under the profile `long`."""
+    check_any_arrival(memory, data, events)
+
+
+def check_any_arrival(engine: Engine, data: st.DataObject, events: list[UsageRecorded]) -> None:
+    """Events that arrive in any order, more than once and in any batches, are each on the books once."""
+    ledger, names = Ledger(engine), {name: f"{name}-{new_id()}" for name in "abc"}
     for name in names.values():
         Accounts(engine).create_workspace(name, name)
     fresh = [{"workspace_id": names[event.workspace_id], "request_id": new_id()} for event in events]
