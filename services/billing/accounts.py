@@ -4,6 +4,7 @@ import hashlib
 import re
 import secrets
 import string
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -32,7 +33,21 @@ class NewKey:
     expires_at: datetime | None = None
     spend_limit_pico: int | None = None
     limit_reset: LimitReset | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
     secret: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What is no longer as the edges may remember it: a key, or all of a workspace's where `key_id` is None."""
+
+    workspace_id: str
+    key_id: str | None = None
+
+
+Announce = Callable[[Changed], Awaitable[None]]
+"""Called after a change is committed. It raises nothing: what was changed stays changed."""
 
 
 class Accounts:
@@ -56,6 +71,11 @@ class Accounts:
         with reading(self._engine) as connection:
             return _existing(connection, workspace, workspace_id)
 
+    def change_workspace(self, workspace_id: str, changes: Mapping[str, Any]) -> Row:
+        """The workspace with other values in these columns. Raises NotFound."""
+        with writing(self._engine, ACCOUNTS_LOCK) as connection:
+            return _changed(connection, workspace, workspace_id, changes)
+
     def workspaces(self, after: str, limit: int) -> list[Row]:
         """Workspaces by id, from the first one past `after`."""
         query = select(workspace).where(workspace.c.id > after).order_by(workspace.c.id).limit(limit)
@@ -74,6 +94,8 @@ class Accounts:
             "revoked_at": None,
             "spend_limit_pico": new.spend_limit_pico,
             "limit_reset": new.limit_reset,
+            "requests_per_minute": new.requests_per_minute,
+            "tokens_per_minute": new.tokens_per_minute,
             "created_at": datetime.now(UTC),
         }
         with writing(self._engine, ACCOUNTS_LOCK) as connection:
@@ -83,6 +105,16 @@ class Accounts:
                 raise Conflict("this key, or one with its public id, exists already: give another", param="secret")
             connection.execute(insert(api_key), key)
         return key, secret
+
+    def key(self, key_id: str) -> Row:
+        """One key. Raises NotFound."""
+        with reading(self._engine) as connection:
+            return _existing(connection, api_key, key_id)
+
+    def change_key(self, key_id: str, changes: Mapping[str, Any]) -> Row:
+        """The key with other values in these columns. Raises NotFound."""
+        with writing(self._engine, ACCOUNTS_LOCK) as connection:
+            return _changed(connection, api_key, key_id, changes)
 
     def keys(self, workspace_id: str, after: str, limit: int) -> list[Row]:
         """A workspace's keys by id, from the first one past `after`. Raises NotFound."""
@@ -104,9 +136,7 @@ class Accounts:
             key = _existing(connection, api_key, key_id)
             if key["revoked_at"] is not None:
                 return key
-            now = datetime.now(UTC)
-            connection.execute(update(api_key).where(api_key.c.id == key_id).values(revoked_at=now))
-        return {**key, "revoked_at": now}
+            return _changed(connection, api_key, key_id, {"revoked_at": datetime.now(UTC)})
 
 
 def digest(secret: str) -> str:
@@ -135,3 +165,9 @@ def _existing(connection: Connection, table: Table, id: str) -> Row:
         kind = "workspace" if table is workspace else "key"
         raise NotFound(f'{kind} "{id}" not found')
     return found
+
+
+def _changed(connection: Connection, table: Table, id: str, changes: Mapping[str, Any]) -> Row:
+    found = _existing(connection, table, id)
+    connection.execute(update(table).where(table.c.id == id).values(dict(changes)))
+    return {**found, **changes}

@@ -1,4 +1,4 @@
-"""What billing's API answers, as models: for its OpenAPI document, and for tests that hold real answers against it."""
+"""What billing's API answers about the books, as models: for its OpenAPI document, and for tests of real answers."""
 
 from typing import Annotated, Any, Literal
 
@@ -207,34 +207,6 @@ class Statement(Answer):
     as_of: Moment
 
 
-class Workspace(Answer):
-    """Who owns credit and keys."""
-
-    id: str
-    name: str
-    strict: bool
-    created_at: Moment
-
-
-class Key(Answer):
-    """A key without its text."""
-
-    key_id: str
-    workspace_id: str
-    label: str
-    expires_at: Moment | None
-    revoked_at: Moment | None
-    spend_limit_usd: Usd | None
-    limit_reset: Literal["daily", "weekly", "monthly"] | None
-    created_at: Moment
-
-
-class MadeKey(Key):
-    """A key with its text, which is shown this once."""
-
-    secret: str
-
-
 class Page(Answer):
     """A part of a list; `next_cursor` leads to the next one."""
 
@@ -259,18 +231,6 @@ class CheckpointList(Page):
     """A page of signed checkpoints."""
 
     data: list[Checkpoint]
-
-
-class WorkspaceList(Page):
-    """Workspaces by id."""
-
-    data: list[Workspace]
-
-
-class KeyList(Page):
-    """Keys by id."""
-
-    data: list[Key]
 
 
 class Ready(Answer):

@@ -8,7 +8,7 @@ from aiohttp import web
 from sqlalchemy import Engine
 
 from services.billing import migrations, openapi
-from services.billing.accounts import Accounts
+from services.billing.accounts import Accounts, Announce, Changed
 from services.billing.admin import Admin
 from services.billing.admin_log import Handler, logged
 from services.billing.audit import Audit
@@ -17,6 +17,7 @@ from services.billing.consumer import consume, handler
 from services.billing.database import Threads, connect, ping
 from services.billing.ledger import Ledger
 from services.billing.partitions import keep_ahead
+from services.billing.review import Review
 from services.billing.settings import BillingSettings
 from services.billing.signer import keep_signing, make_signer
 from shared import http
@@ -24,10 +25,15 @@ from shared.bus import Bus, BusError
 from shared.errors import NotFound
 
 
-def build_app(settings: BillingSettings, bus: Bus) -> web.Application:
+async def _nobody(_: Changed) -> None:
+    """Nobody is told."""
+
+
+def build_app(settings: BillingSettings, bus: Bus, announce: Announce = _nobody) -> web.Application:
     """The service on `bus`, which stays its caller's to close. Starting raises SchemaError on an unfit database.
 
-    Raises NoteError where the signing key cannot be read.
+    `announce` is called with what each administrator's call has changed. Raises NoteError where the signing key cannot
+    be read.
     """
     engine, threads = connect(settings.database_url.get_secret_value()), Threads()
     ledger, accounts = Ledger(engine, settings.ledger_shards), Accounts(engine)
@@ -60,7 +66,9 @@ def build_app(settings: BillingSettings, bus: Bus) -> web.Application:
     app = http.build_app("billing", {"database": database, "consumer": consumer})
     app.cleanup_ctx.append(resources)
     noted = partial(logged, engine=engine, threads=threads)
-    app.add_routes(_routes(settings, Audit(engine, threads), Admin(accounts, ledger, threads), noted))
+    admin = Admin(accounts, ledger, threads, announce)
+    app.add_routes(_routes(settings, Audit(engine, threads)))
+    app.add_routes(_admin_routes(settings, admin, Review(engine, threads), noted))
     return app
 
 
@@ -73,9 +81,7 @@ async def _start(
         await threads.write(bootstrap, accounts, ledger, settings.bootstrap_key.get_secret_value())
 
 
-def _routes(
-    settings: BillingSettings, audit: Audit, admin: Admin, logged: Callable[[Handler], Handler]
-) -> list[web.RouteDef]:
+def _routes(settings: BillingSettings, audit: Audit) -> list[web.RouteDef]:
     internal, admins = settings.internal_token.get_secret_value(), settings.admin_token.get_secret_value()
     readers = (settings.auditor_token.get_secret_value(), admins, internal)
     return [
@@ -92,14 +98,37 @@ def _routes(
         web.get("/v1/proofs/consistency", _for(audit.consistency, *readers)),
         web.get("/openapi.json", _openapi()),
         web.post("/internal/standing", _for(audit.standing, internal)),
-        web.post("/admin/workspaces", _for(logged(admin.create_workspace), admins)),
-        web.get("/admin/workspaces", _for(logged(admin.workspaces), admins)),
-        web.post("/admin/workspaces/{id}/keys", _for(logged(admin.create_key), admins)),
-        web.get("/admin/workspaces/{id}/keys", _for(logged(admin.keys), admins)),
-        web.delete("/admin/keys/{key_id}", _for(logged(admin.revoke_key), admins)),
-        web.post("/admin/workspaces/{id}/credits", _for(logged(admin.credit), admins)),
-        web.post("/admin/workspaces/{id}/refunds", _for(logged(admin.refund), admins)),
-        web.post("/admin/workspaces/{id}/adjustments", _for(logged(admin.adjust), admins)),
+    ]
+
+
+def _admin_routes(
+    settings: BillingSettings, admin: Admin, review: Review, logged: Callable[[Handler], Handler]
+) -> list[web.RouteDef]:
+    admins = settings.admin_token.get_secret_value()
+    readers = (settings.auditor_token.get_secret_value(), admins)
+
+    def own(handler: Handler) -> Handler:
+        return _for(logged(handler), admins)
+
+    return [
+        web.post("/admin/workspaces", own(admin.create_workspace)),
+        web.get("/admin/workspaces", own(admin.workspaces)),
+        web.get("/admin/workspaces/{id}", own(admin.workspace)),
+        web.patch("/admin/workspaces/{id}", own(admin.change_workspace)),
+        web.post("/admin/workspaces/{id}/keys", own(admin.create_key)),
+        web.get("/admin/workspaces/{id}/keys", own(admin.keys)),
+        web.get("/admin/keys/{key_id}", own(admin.key)),
+        web.patch("/admin/keys/{key_id}", own(admin.change_key)),
+        web.delete("/admin/keys/{key_id}", own(admin.revoke_key)),
+        web.post("/admin/workspaces/{id}/credits", own(admin.credit)),
+        web.post("/admin/workspaces/{id}/refunds", own(admin.refund)),
+        web.post("/admin/workspaces/{id}/adjustments", own(admin.adjust)),
+        # What is read here is kept for being read, so reading it is no call to keep.
+        web.get("/admin/log", _for(review.log, *readers)),
+        web.get("/admin/quarantine", _for(review.quarantine, *readers)),
+        web.get("/admin/quarantine/{digest}", _for(review.quarantined, *readers)),
+        web.get("/admin/conflicts", _for(review.conflicts, *readers)),
+        web.get("/admin/conflicts/{digest}", _for(review.conflict, *readers)),
     ]
 
 

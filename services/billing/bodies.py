@@ -1,37 +1,17 @@
-"""What billing's API takes: bodies and query strings as strict models."""
+"""What billing's API takes to read the books: bodies and query strings as strict models."""
 
-import re
 import unicodedata
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
-from services.billing.standing import LimitReset
 from shared.bodies import Strict
-from shared.money import pico_usd
 
 DEFAULT_PAGE, MAX_PAGE = 100, 1000  # rows: a page stays below a megabyte or two
-MAX_CREDIT_USD = 1_000_000  # one credit; far within BIGINT, and a slip of some zeros is refused
-_USD = re.compile(r"[0-9]{1,7}(\.[0-9]{1,12})?")
 
 
-def _amount_pico(usd: object) -> int:
-    if not isinstance(usd, str) or not _USD.fullmatch(usd):
-        raise ValueError('write it as a decimal string of USD with at most 12 decimals, such as "12.50"')
-    return pico_usd(usd)
-
-
-def _signed_pico(usd: object) -> int:
-    negative = isinstance(usd, str) and usd.startswith("-")
-    amount_pico = _amount_pico(usd[1:] if negative and isinstance(usd, str) else usd)
-    return -amount_pico if negative else amount_pico
-
-
-def _moves(amount_pico: int) -> int:
-    if not amount_pico:
-        raise ValueError("an adjustment of nothing changes nothing: give an amount")
-    return amount_pico
+_MOMENT_TEXT = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
 def _moment(text: object) -> datetime:
@@ -51,57 +31,8 @@ def _printable(text: str) -> str:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
-Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Index = Annotated[int, Field(ge=0, lt=2**62)]  # within BIGINT, also where one is added
-Moment = Annotated[datetime, BeforeValidator(_moment)]
-AmountPico = Annotated[int, BeforeValidator(_amount_pico)]
-SignedPico = Annotated[int, BeforeValidator(_signed_pico)]
-
-
-class NewWorkspace(Strict):
-    """POST /admin/workspaces."""
-
-    name: Name
-    strict: bool = False
-    id: Id | None = None
-
-
-class NewKey(Strict):
-    """POST /admin/workspaces/{id}/keys. `secret` makes a given text the key, for bootstrapping only."""
-
-    label: Name
-    expires_at: Moment | None = None
-    spend_limit_usd: AmountPico | None = None
-    limit_reset: LimitReset | None = None
-    secret: Annotated[str, Field(pattern=r"^[!-~]{8,200}$")] | None = None
-
-
-class NewCredit(Strict):
-    """POST /admin/workspaces/{id}/credits."""
-
-    amount_usd: Annotated[AmountPico, Field(gt=0, le=MAX_CREDIT_USD * 10**12)]
-    reference: Name
-    reason: Name | None = None
-    contra: Literal["cash", "promo"] = "cash"
-
-
-class NewRefund(Strict):
-    """POST /admin/workspaces/{id}/refunds: of the entry it reverses, all that is left where no amount is given."""
-
-    reverses: Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
-    reference: Name
-    reason: Name
-    amount_usd: Annotated[AmountPico, Field(gt=0, le=MAX_CREDIT_USD * 10**12)] | None = None
-
-
-class NewAdjustment(Strict):
-    """POST /admin/workspaces/{id}/adjustments: up, or down with a minus sign."""
-
-    amount_usd: Annotated[
-        SignedPico, Field(ge=-MAX_CREDIT_USD * 10**12, le=MAX_CREDIT_USD * 10**12), AfterValidator(_moves)
-    ]
-    reference: Name
-    reason: Name
+Moment = Annotated[datetime, BeforeValidator(_moment, json_schema_input_type=_MOMENT_TEXT)]
 
 
 class KeyDigest(Strict):
@@ -174,6 +105,12 @@ class EntriesQuery(PeriodQuery):
     """GET /v1/workspaces/{id}/entries."""
 
     contra: Literal["revenue", "cash", "promo", "refund", "adjustment"] | None = None
+
+
+class LogQuery(PeriodQuery):
+    """GET /admin/log: and what concerned which workspace."""
+
+    workspace_id: Name | None = None
 
 
 class ExportQuery(Query):

@@ -58,7 +58,7 @@ class Books:
             if page.cursor is not None:
                 last = _record(connection, page.cursor, workspace_id)
                 if last is None:
-                    raise _bad_cursor()
+                    raise bad_cursor()
                 at, id_ = last["recorded_at"], last["request_id"]
                 query = query.where(columns.recorded_at >= at, (columns.recorded_at > at) | (columns.request_id > id_))
             found = _page(connection, query.order_by(columns.recorded_at, columns.request_id), workspace_id)
@@ -70,7 +70,7 @@ class Books:
         query = _listed(ledger_entry, workspace_id, page, contra=contra)
         if page.cursor is not None:
             if not (page.cursor.isascii() and page.cursor.isdigit()) or len(page.cursor) > MAX_SEQ_DIGITS:
-                raise _bad_cursor()
+                raise bad_cursor()
             query = query.where(columns.seq > int(page.cursor))
         with reading(self._engine) as connection:
             found = _page(connection, query.order_by(columns.seq), workspace_id)
@@ -157,5 +157,6 @@ def no_workspace(workspace_id: str) -> NotFound:
     return NotFound(f'workspace "{workspace_id}" not found')
 
 
-def _bad_cursor() -> InvalidRequest:
+def bad_cursor() -> InvalidRequest:
+    """The refusal of a cursor that names no row."""
     return InvalidRequest("cursor: use the next_cursor of the page before", param="cursor")

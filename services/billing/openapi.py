@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from services.billing import answers, bodies
+from services.billing import admin_answers, admin_bodies, answers, bodies
+from services.billing.admin_log import ACTOR_HEADER, MAX_ACTOR_CHARS
 
 VERSION = "1"
 REF = "#/components/schemas/{model}"
@@ -42,18 +43,37 @@ OPERATIONS = {
     ("get", "/v1/proofs/consistency"): Operation("consistency", answers.Consistency, bodies.ConsistencyQuery),
     ("get", "/v1/export.jsonl"): Operation("exportLeaves", query=bodies.ExportQuery, media="application/jsonl"),
     ("get", "/v1/export.csv"): Operation("exportTable", query=bodies.TableQuery, media="text/csv"),
-    ("post", "/admin/workspaces"): Operation("createWorkspace", answers.Workspace, body=bodies.NewWorkspace),
-    ("get", "/admin/workspaces"): Operation("listWorkspaces", answers.WorkspaceList, bodies.PageQuery),
-    ("post", "/admin/workspaces/{id}/keys"): Operation("createKey", answers.MadeKey, body=bodies.NewKey),
-    ("get", "/admin/workspaces/{id}/keys"): Operation("listKeys", answers.KeyList, bodies.PageQuery),
-    ("delete", "/admin/keys/{key_id}"): Operation("revokeKey", answers.Key),
-    ("post", "/admin/workspaces/{id}/credits"): Operation("credit", answers.Entry, body=bodies.NewCredit),
-    ("post", "/admin/workspaces/{id}/refunds"): Operation("refund", answers.Entry, body=bodies.NewRefund),
-    ("post", "/admin/workspaces/{id}/adjustments"): Operation("adjust", answers.Entry, body=bodies.NewAdjustment),
+    ("post", "/admin/workspaces"): Operation(
+        "createWorkspace", admin_answers.Workspace, body=admin_bodies.NewWorkspace
+    ),
+    ("get", "/admin/workspaces"): Operation("listWorkspaces", admin_answers.WorkspaceList, bodies.PageQuery),
+    ("get", "/admin/workspaces/{id}"): Operation("workspace", admin_answers.Workspace),
+    ("patch", "/admin/workspaces/{id}"): Operation(
+        "changeWorkspace", admin_answers.Workspace, body=admin_bodies.WorkspaceChanges
+    ),
+    ("post", "/admin/workspaces/{id}/keys"): Operation("createKey", admin_answers.MadeKey, body=admin_bodies.NewKey),
+    ("get", "/admin/workspaces/{id}/keys"): Operation("listKeys", admin_answers.KeyList, bodies.PageQuery),
+    ("get", "/admin/keys/{key_id}"): Operation("key", admin_answers.Key),
+    ("patch", "/admin/keys/{key_id}"): Operation("changeKey", admin_answers.Key, body=admin_bodies.KeyChanges),
+    ("delete", "/admin/keys/{key_id}"): Operation("revokeKey", admin_answers.Key),
+    ("post", "/admin/workspaces/{id}/credits"): Operation("credit", answers.Entry, body=admin_bodies.NewCredit),
+    ("post", "/admin/workspaces/{id}/refunds"): Operation("refund", answers.Entry, body=admin_bodies.NewRefund),
+    ("post", "/admin/workspaces/{id}/adjustments"): Operation("adjust", answers.Entry, body=admin_bodies.NewAdjustment),
+    ("get", "/admin/log"): Operation("log", admin_answers.Log, bodies.LogQuery),
+    ("get", "/admin/quarantine"): Operation("listQuarantine", admin_answers.QuarantineList, bodies.PeriodQuery),
+    ("get", "/admin/quarantine/{digest}"): Operation("quarantined", admin_answers.Quarantined),
+    ("get", "/admin/conflicts"): Operation("listConflicts", admin_answers.ConflictList, bodies.PeriodQuery),
+    ("get", "/admin/conflicts/{digest}"): Operation("conflict", admin_answers.Conflict),
     ("get", "/health"): Operation("health", answers.Ready),
     ("get", "/ready"): Operation("ready", answers.Ready),
 }
 OPEN = ("/health", "/ready")
+ACTOR: Json = {
+    "name": ACTOR_HEADER,
+    "in": "header",
+    "description": "which person calls, for the log and for entries",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_ACTOR_CHARS},
+}
 
 
 def document() -> Json:
@@ -80,6 +100,8 @@ def document() -> Json:
 
 def _operation(path: str, method: str, operation: Operation, definitions: Json) -> Json:
     parameters = [*_path_parameters(path), *_query_parameters(operation.query, definitions)]
+    if path.startswith("/admin/"):
+        parameters.append(ACTOR)
     described: Json = {"operationId": operation.name, "responses": _responses(method, operation)}
     if parameters:
         described["parameters"] = parameters

@@ -91,6 +91,8 @@ api_key = Table(
     Column("revoked_at", Moment),
     Column("spend_limit_pico", BigInteger),
     Column("limit_reset", Text),
+    Column("requests_per_minute", BigInteger),
+    Column("tokens_per_minute", BigInteger),
     Column("created_at", Moment),
 )
 
@@ -185,6 +187,7 @@ admin_log = Table(
     Column("method", Text),
     Column("path", Text),
     Column("body", Text),
+    Column("workspace_id", Text),
     Column("recorded_at", Moment),
 )
 

@@ -39,7 +39,9 @@ GRANT SELECT ON alembic_version, workspace, api_key, usage_record, ledger_entry,
     admin_log, conflict, quarantine TO billing_writer, ledger_auditor;
 GRANT INSERT ON workspace, api_key, usage_record, ledger_entry, checkpoint, signed_checkpoint,
     admin_log, conflict, quarantine TO billing_writer;
-GRANT UPDATE (revoked_at) ON api_key TO billing_writer;
+GRANT UPDATE (name, strict) ON workspace TO billing_writer;
+GRANT UPDATE (label, expires_at, revoked_at, spend_limit_pico, limit_reset, requests_per_minute, tokens_per_minute)
+    ON api_key TO billing_writer;
 GRANT EXECUTE ON FUNCTION make_partitions(integer) TO billing_writer;
 
 -- Into the books only by the writer: the owner of a table needs no grant, so this is said by a trigger.

@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 
 from services.billing import migrations
 from services.billing.accounts import Accounts, NewKey
+from services.billing.admin_bodies import KeyChanges, KeyLimits
 from services.billing.database import connect
 from services.billing.keys import make_key
 from services.billing.ledger import Credit, Ledger
@@ -92,7 +93,9 @@ WRITER = {
     **PLATFORM,
     f"DELETE FROM {PARTITION}": DENIED,
     copy_of("usage_record", request_id="gen_random_uuid()").replace("INTO usage_record", f"INTO {PARTITION}"): DENIED,
-    "UPDATE workspace SET name = 'mine'": DENIED,
+    "UPDATE workspace SET id = 'mine'": DENIED,
+    "DELETE FROM workspace": DENIED,
+    "UPDATE api_key SET workspace_id = 'a'": DENIED,
     "UPDATE api_key SET digest = repeat('0', 64)": DENIED,
     "DELETE FROM api_key": DENIED,
     "DELETE FROM quarantine": DENIED,
@@ -201,6 +204,9 @@ def test_the_service_does_all_its_work_as_the_writer_of_a_hardened_database(writ
     ledger.check_shards()
     accounts.create_workspace("new", "new")
     key, _ = accounts.create_key(NewKey("new", "app"))
+    assert accounts.change_workspace("new", {"name": "old", "strict": True})["strict"]
+    every_limit = KeyChanges(**dict.fromkeys(KeyLimits.model_fields), label="new")
+    assert accounts.change_key(key["id"], every_limit.columns())["label"] == "new"
     assert accounts.revoke(key["id"])["revoked_at"]
     ledger.credit(Credit("w", TEN_USD, "payment-1", "admin"))
     first = usage()

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.bodies import MAX_CREDIT_USD, EntriesQuery, NewCredit, NewKey, NewWorkspace
+from services.billing.admin_bodies import MAX_CREDIT_USD, NewCredit, NewKey, NewWorkspace
+from services.billing.bodies import EntriesQuery
 from shared.bodies import parse
 from shared.errors import InvalidRequest
 from shared.money import PICO_PER_USD, usd

@@ -9,15 +9,17 @@ CREATE TABLE workspace (
 );
 
 CREATE TABLE api_key (
-    id               text        PRIMARY KEY,  -- the public id: it may stand in logs and records
-    workspace_id     text        NOT NULL REFERENCES workspace,
-    digest           text        NOT NULL UNIQUE CHECK (length(digest) = 64),  -- SHA-256 in hex; the key itself is kept nowhere
-    label            text        NOT NULL,
-    expires_at       timestamptz,
-    revoked_at       timestamptz,
-    spend_limit_pico bigint      CHECK (spend_limit_pico >= 0),
-    limit_reset      text        CHECK (limit_reset IN ('daily', 'weekly', 'monthly')),  -- NULL: over the key's lifetime
-    created_at       timestamptz NOT NULL
+    id                  text        PRIMARY KEY,  -- the public id: it may stand in logs and records
+    workspace_id        text        NOT NULL REFERENCES workspace,
+    digest              text        NOT NULL UNIQUE CHECK (length(digest) = 64),  -- SHA-256 in hex; the key itself is kept nowhere
+    label               text        NOT NULL,
+    expires_at          timestamptz,
+    revoked_at          timestamptz,
+    spend_limit_pico    bigint      CHECK (spend_limit_pico >= 0),
+    limit_reset         text        CHECK (limit_reset IN ('daily', 'weekly', 'monthly')),  -- NULL: over the key's lifetime
+    requests_per_minute bigint      CHECK (requests_per_minute > 0),  -- NULL: no limit
+    tokens_per_minute   bigint      CHECK (tokens_per_minute > 0),
+    created_at          timestamptz NOT NULL
 );
 CREATE INDEX api_key_of_workspace ON api_key (workspace_id, id);
 
@@ -100,6 +102,8 @@ CREATE TABLE ledger_entry (
 -- Partial, so that a look-up by (workspace_id, seq) cannot go by this one's first half through all of a workspace.
 CREATE UNIQUE INDEX entry_of_reference ON ledger_entry (workspace_id, reference) WHERE reference IS NOT NULL;
 CREATE INDEX reversals_of_entry ON ledger_entry (reverses) WHERE reverses IS NOT NULL;
+-- A workspace's entries of a time. Every row is in it: its condition only keeps it from look-ups that name no time.
+CREATE INDEX entry_of_time ON ledger_entry (workspace_id, recorded_at) WHERE recorded_at IS NOT NULL;
 
 -- The Merkle tree of each shard (RFC 6962): one row for each batch, with the nodes that it completed.
 CREATE TABLE checkpoint (
@@ -127,13 +131,16 @@ CREATE TABLE signed_checkpoint (
 
 -- Every call that an administrator made, written down before it was carried out.
 CREATE TABLE admin_log (
-    id          uuid        PRIMARY KEY,
-    actor       text        NOT NULL,
-    method      text        NOT NULL,
-    path        text        NOT NULL,
-    body        text        NOT NULL,  -- without secrets
-    recorded_at timestamptz NOT NULL
+    id           uuid        PRIMARY KEY,
+    actor        text        NOT NULL,
+    method       text        NOT NULL,
+    path         text        NOT NULL,
+    body         text        NOT NULL,  -- without secrets
+    workspace_id text,                  -- whose, as far as it can be told before the call; it need not exist
+    recorded_at  timestamptz NOT NULL
 );
+CREATE INDEX admin_log_of_time ON admin_log (recorded_at, id);
+CREATE INDEX admin_log_of_workspace ON admin_log (workspace_id, recorded_at, id);
 
 -- Working tables, not the ledger. The digest makes a redelivered message change nothing.
 CREATE TABLE conflict (  -- a second, different record of a request: the first one stands, a person decides

@@ -10,15 +10,17 @@ CREATE TABLE workspace (
 ) STRICT;
 
 CREATE TABLE api_key (
-    id               TEXT    NOT NULL PRIMARY KEY,  -- the public id: it may stand in logs and records
-    workspace_id     TEXT    NOT NULL REFERENCES workspace,
-    digest           TEXT    NOT NULL UNIQUE CHECK (length(digest) = 64),  -- SHA-256 in hex; the key itself is kept nowhere
-    label            TEXT    NOT NULL,
-    expires_at       TEXT,
-    revoked_at       TEXT,
-    spend_limit_pico INTEGER CHECK (spend_limit_pico >= 0),
-    limit_reset      TEXT    CHECK (limit_reset IN ('daily', 'weekly', 'monthly')),  -- NULL: over the key's lifetime
-    created_at       TEXT    NOT NULL
+    id                  TEXT    NOT NULL PRIMARY KEY,  -- the public id: it may stand in logs and records
+    workspace_id        TEXT    NOT NULL REFERENCES workspace,
+    digest              TEXT    NOT NULL UNIQUE CHECK (length(digest) = 64),  -- SHA-256 in hex; the key itself is kept nowhere
+    label               TEXT    NOT NULL,
+    expires_at          TEXT,
+    revoked_at          TEXT,
+    spend_limit_pico    INTEGER CHECK (spend_limit_pico >= 0),
+    limit_reset         TEXT    CHECK (limit_reset IN ('daily', 'weekly', 'monthly')),  -- NULL: over the key's lifetime
+    requests_per_minute INTEGER CHECK (requests_per_minute > 0),  -- NULL: no limit
+    tokens_per_minute   INTEGER CHECK (tokens_per_minute > 0),
+    created_at          TEXT    NOT NULL
 ) STRICT;
 CREATE INDEX api_key_of_workspace ON api_key (workspace_id, id);
 
@@ -97,6 +99,8 @@ CREATE TABLE ledger_entry (
 -- Partial, so that a look-up by (workspace_id, seq) cannot go by this one's first half through all of a workspace.
 CREATE UNIQUE INDEX entry_of_reference ON ledger_entry (workspace_id, reference) WHERE reference IS NOT NULL;
 CREATE INDEX reversals_of_entry ON ledger_entry (reverses) WHERE reverses IS NOT NULL;
+-- A workspace's entries of a time. Every row is in it: its condition only keeps it from look-ups that name no time.
+CREATE INDEX entry_of_time ON ledger_entry (workspace_id, recorded_at) WHERE recorded_at IS NOT NULL;
 
 -- The Merkle tree of each shard (RFC 6962): one row for each batch, with the nodes that it completed.
 CREATE TABLE checkpoint (
@@ -122,13 +126,16 @@ CREATE TABLE signed_checkpoint (
 
 -- Every call that an administrator made, written down before it was carried out.
 CREATE TABLE admin_log (
-    id          TEXT NOT NULL PRIMARY KEY,
-    actor       TEXT NOT NULL,
-    method      TEXT NOT NULL,
-    path        TEXT NOT NULL,
-    body        TEXT NOT NULL,  -- without secrets
-    recorded_at TEXT NOT NULL
+    id           TEXT NOT NULL PRIMARY KEY,
+    actor        TEXT NOT NULL,
+    method       TEXT NOT NULL,
+    path         TEXT NOT NULL,
+    body         TEXT NOT NULL,  -- without secrets
+    workspace_id TEXT,           -- whose, as far as it can be told before the call; it need not exist
+    recorded_at  TEXT NOT NULL
 ) STRICT;
+CREATE INDEX admin_log_of_time ON admin_log (recorded_at, id);
+CREATE INDEX admin_log_of_workspace ON admin_log (workspace_id, recorded_at, id);
 
 -- Working tables, not the ledger. The digest makes a redelivered message change nothing.
 CREATE TABLE conflict (  -- a second, different record of a request: the first one stands, a person decides
