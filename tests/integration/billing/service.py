@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
+from services.billing.accounts import Announce
 from services.billing.app import build_app
 from services.billing.settings import BillingSettings
 from shared.bus import Bus
@@ -56,7 +57,9 @@ class Service:
 
 
 @contextlib.asynccontextmanager
-async def running(database_url: str, bus: Bus | None = None, **settings: Any) -> AsyncIterator[Service]:
+async def running(
+    database_url: str, bus: Bus | None = None, announce: Announce | None = None, **settings: Any
+) -> AsyncIterator[Service]:
     """A service on a migrated database, ready."""
     made: Any = {
         "database_url": database_url,
@@ -66,7 +69,8 @@ async def running(database_url: str, bus: Bus | None = None, **settings: Any) ->
         **settings,
     }
     bus = bus or LocalBus()
-    async with TestClient(TestServer(build_app(BillingSettings(**made), bus))) as client:
+    told = {} if announce is None else {"announce": announce}
+    async with TestClient(TestServer(build_app(BillingSettings(**made), bus, **told))) as client:
         service = Service(client, bus)
         await until(lambda: _ready(service))
         yield service
