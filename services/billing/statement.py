@@ -112,7 +112,8 @@ def _head(connection: Connection, workspace_id: str, moment: datetime) -> Head:
 
 def _newest_checkpoint(connection: Connection, workspace_id: str) -> str | None:
     """Of the shard's tree: with it, each statement is one more copy that we cannot rewrite."""
-    shard = select(ledger_entry.c.shard).where(ledger_entry.c.workspace_id == workspace_id).limit(1).scalar_subquery()
+    first = (ledger_entry.c.workspace_id == workspace_id) & (ledger_entry.c.seq == 1)
+    shard = select(ledger_entry.c.shard).where(first).scalar_subquery()
     notes = select(signed_checkpoint.c.note).where(signed_checkpoint.c.shard == shard)
     return connection.scalar(notes.order_by(signed_checkpoint.c.tree_size.desc()).limit(1))
 

@@ -103,6 +103,7 @@ CREATE TABLE ledger_entry (
 CREATE UNIQUE INDEX entry_of_reference ON ledger_entry (workspace_id, reference) WHERE reference IS NOT NULL;
 CREATE INDEX reversals_of_entry ON ledger_entry (reverses) WHERE reverses IS NOT NULL;
 -- A workspace's entries of a time. Every row is in it: its condition only keeps it from look-ups that name no time.
+-- SQLite has none: it walks the entries by seq, the order in which they are wanted, whether there is this index or not.
 CREATE INDEX entry_of_time ON ledger_entry (workspace_id, recorded_at) WHERE recorded_at IS NOT NULL;
 
 -- The Merkle tree of each shard (RFC 6962): one row for each batch, with the nodes that it completed.

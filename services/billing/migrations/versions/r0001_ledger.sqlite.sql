@@ -99,8 +99,6 @@ CREATE TABLE ledger_entry (
 -- Partial, so that a look-up by (workspace_id, seq) cannot go by this one's first half through all of a workspace.
 CREATE UNIQUE INDEX entry_of_reference ON ledger_entry (workspace_id, reference) WHERE reference IS NOT NULL;
 CREATE INDEX reversals_of_entry ON ledger_entry (reverses) WHERE reverses IS NOT NULL;
--- A workspace's entries of a time. Every row is in it: its condition only keeps it from look-ups that name no time.
-CREATE INDEX entry_of_time ON ledger_entry (workspace_id, recorded_at) WHERE recorded_at IS NOT NULL;
 
 -- The Merkle tree of each shard (RFC 6962): one row for each batch, with the nodes that it completed.
 CREATE TABLE checkpoint (
