@@ -36,6 +36,16 @@ def show(rows: Sequence[Row], columns: Sequence[str], *, as_json: bool) -> None:
         typer.echo(line)
 
 
+def show_one(row: Row, columns: Sequence[str], *, as_json: bool) -> None:
+    """Print one row: as a JSON line, or one of its `columns` a line."""
+    if as_json:
+        typer.echo(json.dumps(row))
+        return
+    width = max(map(len, columns))
+    for name in columns:
+        typer.echo(f"{name.ljust(width)}  {_cell(row.get(name))}")
+
+
 @contextlib.contextmanager
 def progress_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on standard error, where that is a terminal; what it gives is told how much more is done."""

@@ -15,6 +15,7 @@ class Settings(Environment):
 
     billing_url: str = "http://127.0.0.1:8090"
     admin_token: SecretStr | None = None
+    actor: str | None = None
     database_url: SecretStr | None = None
     data_dir: Path = Path(".opentoken")
     signing_key_file: Path | None = None
