@@ -20,6 +20,7 @@ from services.simulator.app import build_app as build_simulator
 from services.workers.host import build_app as build_worker
 from services.workers.process import suppliers_of
 from services.workers.provider import Provider, Supplier
+from shared import metrics
 from shared.bus.connect import LOCAL, connect
 from shared.catalog import Catalog
 from shared.http import listening
@@ -67,6 +68,8 @@ async def running(settings: LocalSettings, secrets: dict[str, str], models: Cata
         to_billing = f"http://{LOOPBACK}:{billing_port}"
         edge = build_edge(models, internal, worker_urls, to_billing, lambda: bus, _spool(settings, "edge"))
         edge_port = await stack.enter_async_context(listen(edge, settings.host, settings.edge_port))
+        if settings.metrics_port is not None:
+            await stack.enter_async_context(listen(metrics.build_app(), settings.host, settings.metrics_port))
         yield Running(edge_port, billing_port, simulated)
 
 
