@@ -27,6 +27,8 @@ KUBERNETES = ROOT / "deploy" / "kubernetes"
 OVERLAYS = ("overlays/dev", "overlays/prod")
 RENDERERS = (("kubectl", "kustomize"), ("kustomize", "build"))
 RENDER_TIMEOUT_S = 60  # it reads a few files; whatever takes longer waits for a network
+SIGNING_KEY, CHECKPOINTS = "OPENTOKEN_SIGNING_KEY_FILE", "OPENTOKEN_CHECKPOINT_DIR"
+HARDENING = "services.billing.migrations.hardening"
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
 
 
@@ -117,14 +119,28 @@ def probes(documents: list[Document]) -> Iterator[str]:
 def secrets(documents: list[Document]) -> Iterator[str]:
     """An overlay holds all the Secrets that it names, or none: those of production are not in the repository."""
     held = {one["metadata"]["name"] for one in documents if one["kind"] == "Secret"}
-    named = {
-        source["secretRef"]["name"]
-        for _, _, container in _containers(documents)
-        for source in container.get("envFrom", [])
-        if "secretRef" in source
-    }
+    named = set[str]()
+    for _, pod, container in _containers(documents):
+        named |= {source["secretRef"]["name"] for source in container.get("envFrom", []) if "secretRef" in source}
+        named |= {volume["secret"]["secretName"] for volume in pod.get("volumes", []) if "secret" in volume}
     if held:
         yield from (f"Secret/{name} is named, but not there" for name in sorted(named - held))
+
+
+def signing(documents: list[Document]) -> Iterator[str]:
+    """Billing signs: its key is a Secret that it can only read, and what it signs goes to a volume."""
+    for name, pod, container in _containers(documents):
+        if container.get("args") != ["services.billing"]:
+            continue
+        env = {one["name"]: Path(one["value"]) for one in container.get("env", []) if "value" in one}
+        volumes = {one["name"]: one for one in pod.get("volumes", [])}
+        mounts = {Path(one["mountPath"]): one for one in container.get("volumeMounts", [])}
+        key, exported = env.get(SIGNING_KEY), env.get(CHECKPOINTS)
+        mount = mounts.get(key.parent, {}) if key else {}
+        if "secret" not in volumes.get(mount.get("name", ""), {}) or mount.get("readOnly") is not True:
+            yield f"{name}: {SIGNING_KEY} must name a file of a Secret that is mounted readOnly"
+        if exported not in mounts:
+            yield f"{name}: {CHECKPOINTS} must name a mounted volume"
 
 
 def providers(documents: list[Document]) -> Iterator[str]:
@@ -145,6 +161,7 @@ CHECKS: tuple[Check, ...] = (
     restricted,
     probes,
     secrets,
+    signing,
     providers,
 )
 
@@ -155,7 +172,9 @@ def findings(documents: list[Document]) -> Iterator[str]:
 
 
 def compose(services: dict[str, Any]) -> Iterator[str]:
-    """Every service of docker-compose.yml is tagged, watched and no root; every provider has its worker."""
+    """Every service of docker-compose.yml is tagged, watched and no root; billing signs, on a hardened database; every
+    provider has its worker.
+    """
     for name, service in services.items():
         if not _tagged(service["image"]):
             yield f"{name}: image {service['image']} needs a tag other than latest"
@@ -164,6 +183,12 @@ def compose(services: dict[str, Any]) -> Iterator[str]:
         user = service.get("user") or (_image_user() if "build" in service else "")
         if not re.fullmatch(r"[1-9]\d*:[1-9]\d*", user):
             yield f"{name}: must run as a user other than root, by number (uid:gid)"
+    billing = services.get("billing", {})
+    for variable in (SIGNING_KEY, CHECKPOINTS):
+        if variable not in billing.get("environment", {}):
+            yield f"billing: {variable} is missing, so nothing is signed or kept outside"
+    if services.get("harden", {}).get("command") != [HARDENING] or "harden" not in billing.get("depends_on", {}):
+        yield f"billing: must wait for a service harden that runs {HARDENING}"
     for provider in catalog.load().providers:
         if services.get(f"worker-{provider}", {}).get("command") != [f"services.workers.{provider}"]:
             yield f"no service worker-{provider} runs services.workers.{provider}"

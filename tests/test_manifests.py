@@ -24,6 +24,11 @@ def services() -> dict[str, Any]:
     return dict(yaml.safe_load(manifests.COMPOSE.read_text("utf-8"))["services"])
 
 
+def test_both_ways_to_run_a_database_for_development_make_the_same_logins() -> None:
+    script = (manifests.ROOT / "deploy/docker/logins.sh").read_text("utf-8")
+    assert named(kustomize.render(DEV))["ConfigMap/postgres-logins"]["data"] == {"logins.sh": script}
+
+
 @pytest.mark.parametrize("overlay", manifests.OVERLAYS)
 def test_every_overlay_is_valid_and_keeps_the_rules(overlay: str) -> None:
     assert list(manifests.findings(kustomize.render(manifests.KUBERNETES / overlay))) == []
@@ -65,6 +70,29 @@ def test_our_renderer_prints_what_kubectl_prints(overlay: str) -> None:
         ),
         (manifests.secrets, EDGE, f"{CONTAINER}/envFrom", [{"secretRef": {"name": "typo"}}], "Secret/typo is named"),
         (
+            manifests.secrets,
+            "Deployment/billing",
+            f"{POD}/volumes/0/secret",
+            {"secretName": "typo"},
+            "Secret/typo is named",
+        ),
+        (
+            manifests.signing,
+            "Deployment/billing",
+            f"{CONTAINER}/env",
+            [],
+            "OPENTOKEN_SIGNING_KEY_FILE must name a file",
+        ),
+        (manifests.signing, "Deployment/billing", f"{POD}/volumes", [], "OPENTOKEN_SIGNING_KEY_FILE must name a file"),
+        (manifests.signing, "Deployment/billing", f"{CONTAINER}/volumeMounts/0/readOnly", False, "mounted readOnly"),
+        (
+            manifests.signing,
+            "Deployment/billing",
+            f"{CONTAINER}/volumeMounts/1/mountPath",
+            "/tmp",
+            "OPENTOKEN_CHECKPOINT_DIR must name a mounted volume",
+        ),
+        (
             manifests.providers,
             "Deployment/worker-google",
             f"{CONTAINER}/args",
@@ -93,6 +121,9 @@ def test_a_workload_without_probes_is_found() -> None:
         ("edge", {"image": "opentoken"}, "needs a tag"),
         ("edge", {"healthcheck": {"disable": True}}, "has no healthcheck"),
         ("postgres", {"user": "0:0"}, "a user other than root"),
+        ("billing", {"environment": {}}, "OPENTOKEN_SIGNING_KEY_FILE is missing"),
+        ("billing", {"depends_on": {}}, "must wait for a service harden"),
+        ("harden", {"command": ["services.billing.migrations"]}, "must wait for a service harden"),
         ("worker-google", {"command": ["services.edge"]}, "no service worker-google runs"),
     ],
 )

@@ -11,7 +11,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from services.billing.database import MIGRATION_LOCK, writing
 
@@ -41,7 +41,7 @@ def check(engine: Engine) -> None:
     try:
         with engine.connect() as connection:
             found = MigrationContext.configure(connection).get_current_revision()
-    except OperationalError as error:
+    except (OperationalError, ProgrammingError) as error:  # not there, or not for us until it is hardened
         raise SchemaError(f"cannot open the database {engine.url!r}: {error.orig}") from error
     if found != (expected := _expected(_config())):
         raise SchemaError(
