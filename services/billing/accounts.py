@@ -150,6 +150,11 @@ def public_id(secret: str) -> str:
     return found[1] if found else digest(secret)[:12]
 
 
+def without_secrets(text: str) -> str:
+    """The text with each key of our own form cut down to what may be shown: operators paste keys where ids belong."""
+    return _OUR_FORM.sub(r"sk-optk-\1-…", text)
+
+
 def make_secret() -> str:
     """A fresh key in our own form."""
     shown = "".join(secrets.choice(PUBLIC_ID_ALPHABET) for _ in range(PUBLIC_ID_CHARS))
@@ -163,7 +168,7 @@ def _get(connection: Connection, table: Table, id: str) -> Row | None:
 def _existing(connection: Connection, table: Table, id: str) -> Row:
     if (found := _get(connection, table, id)) is None:
         kind = "workspace" if table is workspace else "key"
-        raise NotFound(f'{kind} "{id}" not found')
+        raise NotFound(f'{kind} "{without_secrets(id)}" not found')
     return found
 
 

@@ -11,6 +11,7 @@ import orjson
 from aiohttp import web
 from sqlalchemy import Engine, insert, select
 
+from services.billing.accounts import without_secrets
 from services.billing.database import Row, Threads, writing
 from services.billing.tables import admin_log, api_key
 from shared.errors import InvalidRequest
@@ -33,8 +34,8 @@ def logged(handler: Handler, engine: Engine, threads: Threads) -> Handler:
             "id": new_id(),
             "actor": actor_of(request),
             "method": request.method,
-            "path": request.raw_path,
-            "body": shown(await request.read()),
+            "path": without_secrets(request.raw_path),
+            "body": without_secrets(shown(await request.read())),
             "workspace_id": request.match_info.get("id"),
             "recorded_at": datetime.now(UTC),
         }

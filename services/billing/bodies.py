@@ -6,11 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
+from services.billing.accounts import without_secrets
 from shared.bodies import Strict
 
 DEFAULT_PAGE, MAX_PAGE = 100, 1000  # rows: a page stays below a megabyte or two
-
-
 _MOMENT_TEXT = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
@@ -27,6 +26,8 @@ def _moment(text: object) -> datetime:
 def _printable(text: str) -> str:
     if not text.isprintable():
         raise ValueError("control characters are not allowed")
+    if without_secrets(text) != text:
+        raise ValueError("it holds the text of a key, which is kept nowhere: use the key's id")
     return unicodedata.normalize("NFC", text)  # the form in which it has a leaf
 
 

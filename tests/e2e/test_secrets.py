@@ -115,6 +115,8 @@ def _use_keys(seen: Seen) -> None:
     seen.chat(made["secret"], stream=True)
     seen.chat(GIVEN)
     seen.admin("DELETE", f"/admin/keys/{revoked['key_id']}")
+    seen.admin("DELETE", f"/admin/keys/{GIVEN}", status=404)
+    seen.admin("PATCH", f"/admin/keys/{revoked['key_id']}", {"label": f"was {GIVEN}"}, 400)
     seen.admin("POST", "/admin/workspaces/demo/keys", {"label": "again", "secret": GIVEN}, 409)
     seen.admin("POST", "/admin/workspaces/demo/keys", {"labels": "bad", "secret": WRONG}, 400)
     seen.admin("POST", "/admin/workspaces/demo/keys", {"label": "bad", "secret": f" {WRONG} "}, 400)
