@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from services.billing.bodies import Moment, Name
+from services.billing.bodies import Moment, Name, Uuid
 from services.billing.standing import LimitReset
 from shared.bodies import Strict
 from shared.money import PICO_PER_USD, pico_usd
@@ -122,7 +122,7 @@ class NewCredit(Strict):
 class NewRefund(Strict):
     """POST /admin/workspaces/{id}/refunds: of the entry it reverses, all that is left where no amount is given."""
 
-    reverses: Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    reverses: Uuid
     reference: Name
     reason: Name
     amount_usd: AmountPico | None = None

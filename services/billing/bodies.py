@@ -32,6 +32,7 @@ def _printable(text: str) -> str:
 
 
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+Uuid = Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 Index = Annotated[int, Field(ge=0, lt=2**62)]  # within BIGINT, also where one is added
 Moment = Annotated[datetime, BeforeValidator(_moment, json_schema_input_type=_MOMENT_TEXT)]
 
@@ -111,6 +112,7 @@ class EntriesQuery(PeriodQuery):
 class LogQuery(PeriodQuery):
     """GET /admin/log: and what concerned which workspace."""
 
+    cursor: Uuid | None = None
     workspace_id: Name | None = None
 
 
