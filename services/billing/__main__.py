@@ -7,10 +7,12 @@ from services.billing.checkpoint import NoteError
 from services.billing.migrations import SchemaError
 from services.billing.settings import Settings
 from shared import http, log, settings
+from shared.bus.connect import require_topology
 from shared.bus.rabbit import RabbitBus
 
 
 async def _serve(environment: Settings) -> None:
+    await require_topology(environment.broker_url, shards=environment.ledger_shards, name="billing")
     bus = RabbitBus(environment.broker_url, shards=environment.ledger_shards, name="billing")
     try:
         await http.serve(build_app(environment, bus), environment.host, environment.port, environment.metrics_port)

@@ -2,10 +2,12 @@
 
 from functools import partial
 
+from aiohttp import web
+
 from services.edge.app import build_app
 from services.edge.settings import EdgeSettings
 from shared import catalog, http, log
-from shared.bus.connect import connect
+from shared.bus.connect import connect, require_topology
 from shared.settings import load
 from shared.spool import Spool
 
@@ -23,7 +25,12 @@ def main() -> None:
         partial(connect, settings.broker_url, shards=settings.ledger_shards, name="edge"),
         Spool(settings.spool_dir or settings.data_dir / "spool", settings.spool_max_bytes),
     )
-    http.run(http.serve(app, settings.host, settings.port, settings.metrics_port))
+    http.run(_serve(app, settings))
+
+
+async def _serve(app: web.Application, settings: EdgeSettings) -> None:
+    await require_topology(settings.broker_url, shards=settings.ledger_shards, name="edge")
+    await http.serve(app, settings.host, settings.port, settings.metrics_port)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 from services.local.settings import LocalSettings, secrets_of
 from services.local.stack import Running, running
 from shared import catalog, http, log
+from shared.bus.connect import require_topology
 from shared.settings import load
 
 GREETING = """\
@@ -27,6 +28,7 @@ OpenToken is ready.
 
 async def serve(settings: LocalSettings) -> None:
     """Run the stack until told to stop."""
+    await require_topology(settings.broker_url, shards=settings.ledger_shards, name="local")
     secrets, models = secrets_of(settings), catalog.load(settings.catalog)
     async with running(settings, secrets, models) as stack:
         sys.stdout.write(

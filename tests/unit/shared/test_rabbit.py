@@ -10,7 +10,7 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from shared.bus import BusError, Handler, Message, rabbit
+from shared.bus import BusError, Handler, Message, consumer, rabbit
 from shared.bus.rabbit import RabbitBus
 from shared.events import queue_of, routing_key, shard_of
 from tests import servers
@@ -23,7 +23,7 @@ DEADLINE_S = 40.0  # quorum queues of a broker that was killed take some 10 s to
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rabbit, "SETUP_TIMEOUT_S", 3.0)
-    monkeypatch.setattr(rabbit, "RETRY_S", (0.01, 0.05))
+    monkeypatch.setattr(consumer, "RETRY_S", (0.01, 0.05))
     monkeypatch.setattr(rabbit, "RECONNECT_S", (0.05, 0.2))
 
 
