@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 from tests.servers import containers, postgres, rabbitmq
 from tests.servers.postgres import database
-from tests.servers.rabbitmq import vhost
+from tests.servers.rabbitmq import manage, vhost
 from tests.servers.server import Server, Unavailable
 
-__all__ = ["Server", "Unavailable", "database", "postgres_server", "rabbitmq_server", "vhost"]
+__all__ = ["Server", "Unavailable", "database", "manage", "postgres_server", "rabbitmq_server", "vhost"]
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 import contextlib
 import gc
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -48,6 +48,11 @@ class Container:
         """Send SIGKILL, and return when it is gone."""
         self._wrapped.kill()
         self._wrapped.wait()
+
+    def run(self, command: Sequence[str]) -> None:
+        """Run one of its programs inside it, and return when that succeeded."""
+        code, output = self._wrapped.exec_run(list(command))
+        assert code == 0, output
 
     def failure(self) -> str | None:
         """The end of its log where it has ended, None while it runs."""

@@ -131,6 +131,13 @@ class Process:
         self._child = None
         assert gone, f"children of {self._command[0]} outlive it"
 
+    def run(self, command: Sequence[str]) -> None:
+        """Run another program in the server's environment and folder, and return when it succeeded."""
+        subprocess.run(
+            command, env=self._env, user=self._user, cwd=self._kept.folder, check=True, capture_output=True,
+            timeout=STOP_TIMEOUT_S,
+        )  # fmt: skip
+
     def failure(self) -> str | None:
         """The end of the log where the server has ended, None while it runs."""
         if self._child and self._child.poll() is None:

@@ -56,7 +56,7 @@ def private() -> Iterator[Server]:
     sbin, path = _installation()
     amqp, management, distribution, epmd = free_ports(4)
     with contextlib.closing(Keeper("rabbitmq")) as kept:
-        env = _environment(kept.folder, path) | {
+        env = _environment(kept.folder, f"{sbin}:{path}") | {
             "RABBITMQ_SCRIPTS_DIR": str(sbin),
             "RABBITMQ_NODE_PORT": str(amqp),
             "RABBITMQ_DIST_PORT": str(distribution),
@@ -83,24 +83,33 @@ def vhost(server: Server) -> Iterator[str]:
         _call(server.admin_url, "DELETE", f"/api/vhosts/{name}")
 
 
-def _call(management: str, method: str, path: str) -> Any:
+def manage(server: Server, method: str, path: str, body: object = None) -> Any:
+    """One call of the broker's management API, as an administrator. Raises ConnectionError unless it is a success."""
+    return _call(server.admin_url, method, path, body)
+
+
+def _call(management: str, method: str, path: str, body: object = None) -> Any:
     """The JSON of the management API's answer, {} where it has none. Raises ConnectionError unless it is a success."""
     parts = urlsplit(management)
     login = f"{unquote(parts.username or 'guest')}:{unquote(parts.password or 'guest')}"
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     connection = kind(parts.hostname or "localhost", parts.port, timeout=CALL_TIMEOUT_S)
-    authorization = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
+    headers = {
+        "Authorization": f"Basic {base64.b64encode(login.encode()).decode()}",
+        "Content-Type": "application/json",
+    }
     try:
-        connection.request(method, path, headers=authorization)
+        content = None if body is None else json.dumps(body)
+        connection.request(method, path, content, headers)
         response = connection.getresponse()
-        body = response.read()
+        answer = response.read().decode()
     except (OSError, http.client.HTTPException) as error:
         raise ConnectionError(f"{parts.hostname}:{parts.port} does not answer: {error!r}") from error
     finally:
         connection.close()
     if response.status >= 300:
-        raise ConnectionError(f"{method} {path} at {parts.hostname}:{parts.port}: {response.status} {body.decode()}")
-    return json.loads(body) if body else {}
+        raise ConnectionError(f"{method} {path} at {parts.hostname}:{parts.port}: {response.status} {answer}")
+    return json.loads(answer) if answer else {}
 
 
 def _installation() -> tuple[Path, str]:

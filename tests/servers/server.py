@@ -1,7 +1,7 @@
 """A server that tests use: where it answers, where it comes from, and the power over its life where it is ours."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -33,6 +33,9 @@ class Life(Protocol):
     def kill(self) -> None:
         """End it with SIGKILL and return when it is gone."""
 
+    def run(self, command: Sequence[str]) -> None:
+        """Run one of the server's own tools beside it, and return when that succeeded."""
+
     def failure(self) -> str | None:
         """The end of its log where it has ended, None while it runs."""
 
@@ -54,7 +57,7 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The server's process id; raises Unavailable, as do the next three, where the server is not ours."""
+        """The server's process id; raises Unavailable, as do the next four, where the server is not ours."""
         return self._ours().pid
 
     def start(self) -> None:
@@ -70,6 +73,10 @@ class Server:
     def kill(self) -> None:
         """End it with SIGKILL; what it had confirmed stays."""
         self._ours().kill()
+
+    def run(self, *command: str) -> None:
+        """Run one of its own tools, such as rabbitmqctl."""
+        self._ours().run(command)
 
     def _ours(self) -> Life:
         if self.life is None:

@@ -2,22 +2,19 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import aio_pika
-import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from shared.bus import BusError, Handler, Message, consumer, rabbit
+from shared.bus import BusError, Message, consumer, rabbit
 from shared.bus.rabbit import RabbitBus
 from shared.events import queue_of, routing_key, shard_of
 from tests import servers
 from tests.servers import Server
+from tests.unit.shared.broker import DEADLINE_S, Taker, connected, consuming, until
 from tests.unit.shared.events import numbered
-
-DEADLINE_S = 40.0  # quorum queues of a broker that was killed take some 10 s to come back
 
 
 @pytest.fixture(autouse=True)
@@ -25,52 +22,6 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rabbit, "SETUP_TIMEOUT_S", 3.0)
     monkeypatch.setattr(consumer, "RETRY_S", (0.01, 0.05))
     monkeypatch.setattr(rabbit, "RECONNECT_S", (0.05, 0.2))
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens at the broker
-            await asyncio.sleep(0.01)
-
-
-@contextlib.asynccontextmanager
-async def connected(url: str, shards: int = 1) -> AsyncIterator[RabbitBus]:
-    bus = RabbitBus(url, shards=shards, name="test")
-    try:
-        await until(lambda: bus.connected)
-        yield bus
-    finally:
-        await bus.close()
-
-
-@contextlib.asynccontextmanager
-async def consuming(bus: RabbitBus, handler: Handler, shard: int = 0) -> AsyncIterator[None]:
-    task = asyncio.create_task(bus.consume(shard, handler))
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-class Taker:
-    """Keeps the numbers that arrive; refuses a batch as often as told."""
-
-    def __init__(self, refusals: int = 0) -> None:
-        self.taken: list[int] = []
-        self.redelivered: list[int] = []
-        self.refusals = refusals
-
-    async def take(self, messages: Sequence[Message]) -> None:
-        if self.refusals:
-            self.refusals -= 1
-            raise ValueError("database away")
-        self.taken += numbers(messages)
-        self.redelivered += numbers([one for one in messages if one.redelivered])
-
-
-def numbers(messages: Sequence[Message]) -> list[int]:
-    return [event["number"] for message in messages for event in orjson.loads(message.body)]
 
 
 async def test_what_is_published_is_consumed_once_and_in_order(broker_url: str) -> None:
