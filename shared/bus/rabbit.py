@@ -43,6 +43,7 @@ class RabbitBus:
         self._url, self._shards, self._name = url, shards, name
         self._exchange: AbstractExchange | None = None
         self._blocked: Callable[[], bool] = bool
+        self._silent = asyncio.Event()
         self._packers = [Packer(partial(self._send, shard), in_flight=IN_FLIGHT) for shard in range(shards)]
         self._publisher = asyncio.create_task(self._keep("publisher", self._hold_open))
 
@@ -95,11 +96,15 @@ class RabbitBus:
             await declare(connection, self._shards)
             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
             exchange = await channel.get_exchange(USAGE_EXCHANGE, ensure=False)
+        self._silent.clear()
+        ends = [asyncio.ensure_future(channel.closed()), asyncio.create_task(self._silent.wait())]
         try:
             self._exchange, self._blocked = exchange, partial(_blocked, connection)
-            await channel.closed()
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._exchange, self._blocked = None, bool
+            for end in ends:
+                end.cancel()
 
     async def _send(self, shard: int, events: Sequence[bytes]) -> None:
         if self._exchange is None:
@@ -112,8 +117,11 @@ class RabbitBus:
         try:
             async with asyncio.timeout(CONFIRM_TIMEOUT_S):
                 confirmation = await self._exchange.publish(message, routing_key(shard), mandatory=True)
-        except (TimeoutError, *CONNECTION_EXCEPTIONS) as error:
-            raise BusError(f"not confirmed: {error or type(error).__name__}") from error
+        except TimeoutError as error:
+            self._silent.set()  # its heartbeats would be missed much later
+            raise BusError("not confirmed: the broker is silent") from error
+        except CONNECTION_EXCEPTIONS as error:
+            raise BusError(f"not confirmed: {error}") from error
         if not isinstance(confirmation, Basic.Ack):
             raise BusError(f"the broker answered {confirmation!r}")
 

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import aio_pika
 import pytest
@@ -10,9 +12,11 @@ from structlog.testing import capture_logs
 
 from shared.bus import BusError, Message, consumer, rabbit
 from shared.bus.rabbit import RabbitBus
-from shared.events import queue_of, routing_key, shard_of
+from shared.events import Encoded, queue_of, routing_key, shard_of
+from shared.spool import Outbox, Spool
 from tests import servers
-from tests.servers import Server
+from tests.proxy import proxied
+from tests.servers import Server, manage
 from tests.unit.shared.broker import DEADLINE_S, Taker, connected, consuming, until
 from tests.unit.shared.events import numbered
 
@@ -104,6 +108,47 @@ async def test_an_event_that_no_queue_takes_is_an_error_and_not_a_success(broker
                 await bus.publish(numbered(1))
 
 
+async def test_an_event_that_a_full_queue_refuses_is_an_error_and_not_a_success(
+    rabbitmq_server: Server, broker_url: str
+) -> None:
+    policy = f"/api/policies{urlsplit(broker_url).path}/full"
+    limit = {"pattern": "^billing.usage", "definition": {"max-length": 3}, "apply-to": "queues"}
+    async with connected(broker_url) as bus:
+        manage(rabbitmq_server, "PUT", policy, limit)
+        async with asyncio.timeout(DEADLINE_S):
+            while await published(bus, numbered(0)):
+                pass
+        assert bus.connected
+        async with consuming(bus, Taker().take), asyncio.timeout(DEADLINE_S):
+            while not await published(bus, numbered(1)):
+                pass
+
+
+@pytest.mark.parametrize("fails", ["cut", "freeze"])
+async def test_a_publisher_whose_connection_is_cut_or_hangs_comes_back_and_nothing_confirmed_is_lost(
+    broker_url: str, fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rabbit, "CONFIRM_TIMEOUT_S", 0.5)
+    taker, confirmed = Taker(), set[int]()
+    async with connected(broker_url) as other, consuming(other, taker.take), proxied(broker_url) as (network, through):
+        async with connected(through) as bus:
+
+            async def publish(number: int) -> None:
+                if await published(bus, numbered(number)):
+                    confirmed.add(number)
+
+            first = [asyncio.create_task(publish(number)) for number in range(500)]
+            await until(lambda: confirmed)
+            getattr(network, fails)()
+            await asyncio.gather(*first)
+            await until(lambda: not bus.connected)
+            network.thaw()
+            await until(lambda: bus.connected)
+            await publish(500)
+            await until(lambda: confirmed <= set(taker.taken))
+        assert 500 in confirmed
+
+
 async def test_a_queue_with_other_arguments_is_one_clear_line_and_works_once_it_is_gone(broker_url: str) -> None:
     connection = await aio_pika.connect(broker_url)
     async with connection:
@@ -169,6 +214,38 @@ async def test_a_broker_that_is_killed_keeps_what_it_confirmed_and_both_ends_com
         await until(lambda: confirmed <= set(taker.taken))
     assert confirmed >= {*range(100), 200}
     assert -1 not in taker.taken
+
+
+@pytest.mark.faults
+async def test_while_the_broker_takes_nothing_usage_goes_to_the_spool_at_once_and_is_published_afterwards(
+    own_broker: tuple[Server, str], tmp_path: Path
+) -> None:
+    server, url = own_broker
+    taker, spool = Taker(), Spool(tmp_path, 10**6)
+    await spool.open()
+    async with connected(url) as other, consuming(other, taker.take), connected(url) as bus:
+        outbox = Outbox(bus, spool)
+        await asyncio.to_thread(server.run, "rabbitmqctl", "set_vm_memory_high_watermark", "0.0000001")
+        await outbox.put(numbered(0))  # a broker tells only those who publish
+        await until(lambda: not bus.connected)
+        with pytest.raises(BusError, match="takes no messages"):
+            await bus.publish(numbered(-1))
+        for number in range(1, 1000):
+            await outbox.put(numbered(number))
+        assert spool.size_bytes > 0
+        await asyncio.to_thread(server.run, "rabbitmqctl", "set_vm_memory_high_watermark", "0.4")
+        await until(lambda: set(range(1000)) <= set(taker.taken))
+        await until(lambda: spool.size_bytes == 0)
+        await outbox.close()
+    assert -1 not in taker.taken
+
+
+async def published(bus: RabbitBus, event: Encoded) -> bool:
+    try:
+        await bus.publish(event)
+    except BusError:
+        return False
+    return True
 
 
 async def age_queues() -> None:
