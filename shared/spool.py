@@ -10,9 +10,11 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import time
 from typing import ParamSpec, TypeVar
 
 import structlog
+from prometheus_client import Gauge
 
 from shared.bus import Bus, BusError
 from shared.bus.packing import Packer
@@ -25,10 +27,15 @@ T = TypeVar("T")
 
 BROKER_WAIT_S = 1.0  # an answer is held back this long for the broker's confirmation, then the spool takes over
 DRAIN_PAUSE_S = 0.5  # between looks at a spool that is empty or cannot be drained
+READY_PERCENT = 80  # of its bytes: fuller than this, a process asks to be left out while it can still take what comes
+
+EVENTS = Gauge("opentoken_spool_events", "Usage events that wait in a spool.", ["spool"])
+BYTES = Gauge("opentoken_spool_bytes", "Bytes of the usage events that wait in a spool.", ["spool"])
+AGE = Gauge("opentoken_spool_oldest_age_seconds", "Age of what waits longest in a spool; 0 if nothing does.", ["spool"])
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS event (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, workspace_id TEXT NOT NULL, body BLOB NOT NULL
+    id INTEGER PRIMARY KEY AUTOINCREMENT, workspace_id TEXT NOT NULL, body BLOB NOT NULL, appended_at REAL NOT NULL
 ) STRICT
 """
 
@@ -44,11 +51,16 @@ class Spool:
         self._path, self._max_bytes = folder / "spool.db", max_bytes
         self._thread = ThreadPoolExecutor(1, "spool")
         self._packer = Packer(self._append, in_flight=1)
-        self._bytes = 0
+        self._name = folder.name
+        self._events = self._bytes = 0
+        self._oldest_at: float | None = None
 
     async def open(self) -> None:
         """Open or make the file; what an earlier process left is kept."""
         await self._run(self._open)
+        EVENTS.labels(self._name).set_function(lambda: self._events)
+        BYTES.labels(self._name).set_function(lambda: self._bytes)
+        AGE.labels(self._name).set_function(lambda: self.oldest_age_s)
 
     async def append(self, event: Encoded) -> None:
         """Return once the event is on the disk. Raises SpoolFull."""
@@ -65,6 +77,16 @@ class Spool:
         """Bytes of events waiting."""
         return self._bytes
 
+    @property
+    def percent_full(self) -> int:
+        """How much of its bytes is used."""
+        return 100 * self._bytes // self._max_bytes if self._max_bytes else 0
+
+    @property
+    def oldest_age_s(self) -> float:
+        """For how long the oldest event has been waiting; by the wall clock, since it may outlive its process."""
+        return 0.0 if self._oldest_at is None else max(0.0, time() - self._oldest_at)
+
     async def oldest(self) -> list[tuple[int, Encoded]]:
         """The oldest events waiting, with their places."""
         return await self._run(self._oldest)
@@ -76,6 +98,8 @@ class Spool:
     async def close(self) -> None:
         """Finish the appends under way and close the file."""
         await self._packer.drain()
+        for gauge in (EVENTS, BYTES, AGE):
+            gauge.remove(self._name)
         await self._run(self._database.close)
         self._thread.shutdown()
 
@@ -88,7 +112,9 @@ class Spool:
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")
         self._database.execute(_TABLE)
-        (self._bytes,) = self._database.execute("SELECT coalesce(sum(length(body)), 0) FROM event").fetchone()
+        self._events, self._bytes, self._oldest_at = self._database.execute(
+            "SELECT count(*), coalesce(sum(length(body)), 0), min(appended_at) FROM event"
+        ).fetchone()
 
     async def _append(self, items: Sequence[bytes]) -> None:
         await self._run(self._write, [item.split(b"\0", 1) for item in items])
@@ -99,11 +125,15 @@ class Spool:
 
     def _write(self, rows: list[list[bytes]]) -> None:
         self._require_room()  # once more: batches that waited together may have filled it
+        now = time()
         with self._transaction():
             self._database.executemany(
-                "INSERT INTO event (workspace_id, body) VALUES (?, ?)", [(name.decode(), body) for name, body in rows]
+                "INSERT INTO event (workspace_id, body, appended_at) VALUES (?, ?, ?)",
+                [(name.decode(), body, now) for name, body in rows],
             )
+        self._events += len(rows)
         self._bytes += sum(len(body) for _, body in rows)
+        self._oldest_at = self._oldest_at or now
 
     def _oldest(self) -> list[tuple[int, Encoded]]:
         rows = self._database.execute(
@@ -112,21 +142,24 @@ class Spool:
         return [(place, Encoded(name, body)) for place, name, body in rows]
 
     def _remove(self, places: Sequence[int]) -> None:
+        ask = self._database.execute
         with self._transaction():
-            for place in places:
-                (size,) = self._database.execute("SELECT length(body) FROM event WHERE id = ?", (place,)).fetchone()
-                self._database.execute("DELETE FROM event WHERE id = ?", (place,))
-                self._bytes -= size
+            sizes = [ask("DELETE FROM event WHERE id = ? RETURNING length(body)", (id_,)).fetchone() for id_ in places]
+        self._events -= len(sizes)
+        self._bytes -= sum(size for (size,) in sizes)
+        first = ask("SELECT appended_at FROM event ORDER BY id LIMIT 1").fetchone()
+        self._oldest_at = first and first[0]
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
         try:
+            self._database.execute("BEGIN IMMEDIATE")
             yield
+            self._database.execute("COMMIT")
         except BaseException:
-            self._database.execute("ROLLBACK")
+            if self._database.in_transaction:  # a full disk may have ended it already
+                self._database.execute("ROLLBACK")
             raise
-        self._database.execute("COMMIT")
 
 
 class Outbox:
@@ -140,6 +173,12 @@ class Outbox:
         """Refuse to start work whose usage could not be made durable. Raises BillingUnavailable."""
         if not self._bus.connected and (self._spool is None or self._spool.full):
             raise BillingUnavailable(headers={"Retry-After": "5"})
+
+    def ready(self) -> None:
+        """Refuse to be sent more work, while there is still room for what comes. Raises BillingUnavailable."""
+        self.check()
+        if self._spool is not None and self._spool.percent_full >= READY_PERCENT:
+            raise BillingUnavailable(f"the spool is {self._spool.percent_full} % full: is the broker away?")
 
     async def put(self, event: Encoded) -> None:
         """Return once the event is durable. Raises BillingUnavailable where neither place takes it."""
@@ -179,8 +218,12 @@ class Outbox:
     async def _republish(self, spool: Spool) -> int:
         """Publish the oldest events, and how many; removal comes after the confirmation: a crash only duplicates."""
         waiting = await spool.oldest() if self._bus.connected else []
-        await asyncio.gather(*(self._bus.publish(event) for _, event in waiting))
-        if waiting:
-            await spool.remove([place for place, _ in waiting])
-            log.info("spool_drained", events=len(waiting), bytes_left=spool.size_bytes)
-        return len(waiting)
+        answers = await asyncio.gather(*(self._bus.publish(event) for _, event in waiting), return_exceptions=True)
+        published = [place for (place, _), answer in zip(waiting, answers, strict=True) if answer is None]
+        if published:
+            await spool.remove(published)
+            log.info("spool_drained", events=len(published), bytes_left=spool.size_bytes)
+        for answer in answers:
+            if answer is not None:
+                raise answer
+        return len(published)

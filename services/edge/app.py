@@ -44,7 +44,7 @@ def build_app(
         await app[EDGE].billing.ready()
 
     async def usage() -> None:
-        app[EDGE].outbox.check()
+        app[EDGE].outbox.ready()
 
     async def worker(provider: str) -> None:
         await app[EDGE].workers.ready(provider)

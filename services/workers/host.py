@@ -121,7 +121,7 @@ def build_app(
     """A worker for one provider. `bus` is called once the loop runs; what the app opens it also closes."""
 
     async def usage() -> None:
-        app[HOST].outbox.check()
+        app[HOST].outbox.ready()
 
     async def credentials() -> None:
         if not suppliers:
