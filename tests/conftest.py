@@ -54,6 +54,15 @@ def broker_url(rabbitmq_server: Server) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture
+def own_broker() -> Iterator[tuple[Server, str]]:
+    """A broker that only this test uses, so that killing it hurts nobody else, and the URL of a virtual host there."""
+    with servers.rabbitmq_server() as server, servers.vhost(server) as url:
+        if server.life is None:
+            pytest.skip("this broker is not ours to kill")
+        yield server, url
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SERVERS_USED] = []
     for mark, meaning in APART.items():

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,7 +14,6 @@ from shared.bus import BusError, Message, consumer, rabbit
 from shared.bus.rabbit import RabbitBus
 from shared.events import Encoded, queue_of, routing_key, shard_of
 from shared.spool import Outbox, Spool
-from tests import servers
 from tests.proxy import proxied
 from tests.servers import Server, manage
 from tests.unit.shared.broker import DEADLINE_S, Taker, connected, consuming, until
@@ -176,15 +175,6 @@ async def test_without_a_broker_a_publish_fails_at_once() -> None:
             await bus.publish(numbered(1))
         assert not bus.connected
         await bus.close()
-
-
-@pytest.fixture
-def own_broker() -> Iterator[tuple[Server, str]]:
-    """A broker of this test's own, so that killing it hurts nobody else, and the URL of a virtual host there."""
-    with servers.rabbitmq_server() as server, servers.vhost(server) as url:
-        if server.life is None:
-            pytest.skip("this broker is not ours to kill")
-        yield server, url
 
 
 @pytest.mark.faults
