@@ -10,6 +10,7 @@ from pathlib import Path
 import orjson
 
 from shared import catalog
+from shared.bus.topology import definitions
 from shared.errors import ApiError
 from shared.events import POLICY, UsageRecorded
 from tests.sources import ROOT
@@ -51,6 +52,11 @@ def event_schema() -> str:
     return orjson.dumps(UsageRecorded.model_json_schema(), option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
+def broker() -> str:
+    """The definitions of RabbitMQ for one shard."""
+    return orjson.dumps(definitions(1), option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
 def _errors(root: type[ApiError]) -> Iterator[type[ApiError]]:
     yield root
     for child in root.__subclasses__():
@@ -77,6 +83,7 @@ def main() -> int:
         readme: _filled(readme, models=models(), errors=errors()),
         billing: _filled(billing, policy=policy()),
         ROOT / "shared/usage.recorded.v1.schema.json": event_schema(),
+        ROOT / "deploy/rabbitmq/definitions.json": broker(),
     }
     stale = [path for path, text in fresh.items() if not path.exists() or path.read_text("utf-8") != text]
     for path in stale:

@@ -1,16 +1,18 @@
 """The entry point of `opentoken`."""
 
+import logging
 import sys
 
 import typer
 
-from services.cli import admin, proofs, receipt, statement
+from services.cli import admin, parked, proofs, receipt, statement, topology
 from services.cli.output import Failed
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(admin.app, name="admin")
 app.add_typer(receipt.app, name="receipt")
-for command in (proofs.verify, proofs.replay, proofs.reconcile, statement.statement):
+app.add_typer(parked.app, name="parked")
+for command in (proofs.verify, proofs.replay, proofs.reconcile, statement.statement, topology.topology):
     app.command()(command)
 
 
@@ -21,6 +23,7 @@ def opentoken() -> None:
 
 def main() -> None:
     """Run a command; what fails is said on standard error, with the failure's exit code."""
+    logging.disable()  # the driver's warnings; what matters of them is said once, as the failure
     try:
         app()
     except Failed as error:

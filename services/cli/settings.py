@@ -17,6 +17,7 @@ class Settings(Environment):
     admin_token: SecretStr | None = None
     actor: str | None = None
     database_url: SecretStr | None = None
+    broker_url: SecretStr | None = None
     data_dir: Path = Path(".opentoken")
     signing_key_file: Path | None = None
     checkpoint_dir: Path | None = None
