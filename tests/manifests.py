@@ -1,8 +1,9 @@
-"""Checks what deploys OpenToken: every overlay against Kubernetes' schemas and our own rules, and docker-compose.yml.
+"""Checks what deploys OpenToken: every overlay by Kubernetes' schemas and our own rules, docker-compose.yml, the alerts.
 
 `python -m tests.manifests` prints a line for each and exits with 1 where anything was found.
 """
 
+import ast
 import re
 import shutil
 import subprocess
@@ -18,17 +19,20 @@ from shared import catalog
 from shared.http import GRACE_S
 from tests import kustomize
 from tests.kustomize import POD, Document, at
+from tests.sources import modules
 
 Check = Callable[[list[Document]], Iterator[str]]
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = ROOT / "docker-compose.yml"
 KUBERNETES = ROOT / "deploy" / "kubernetes"
+ALERTS = ROOT / "deploy" / "observability" / "alerts.yaml"
 OVERLAYS = ("overlays/dev", "overlays/prod")
 RENDERERS = (("kubectl", "kustomize"), ("kustomize", "build"))
 RENDER_TIMEOUT_S = 60  # it reads a few files; whatever takes longer waits for a network
 SIGNING_KEY, CHECKPOINTS = "OPENTOKEN_SIGNING_KEY_FILE", "OPENTOKEN_CHECKPOINT_DIR"
 HARDENING = "services.billing.migrations.hardening"
+METRICS = {"Counter": ("",), "Gauge": ("",), "Histogram": ("_bucket", "_sum", "_count")}
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
 
 
@@ -42,6 +46,8 @@ def main() -> None:
         found += _report(f"{overlay}: {len(documents)} documents rendered by {by}", findings(documents))
     services = yaml.safe_load(COMPOSE.read_text("utf-8"))["services"]
     found += _report(f"{COMPOSE.name}: {len(services)} services", compose(services))
+    groups = yaml.safe_load(ALERTS.read_text("utf-8"))["groups"]
+    found += _report(f"{ALERTS.name}: {sum(len(group['rules']) for group in groups)} alerts", alerts(groups))
     sys.exit(1 if found else 0)
 
 
@@ -192,6 +198,34 @@ def compose(services: dict[str, Any]) -> Iterator[str]:
     for provider in catalog.load().providers:
         if services.get(f"worker-{provider}", {}).get("command") != [f"services.workers.{provider}"]:
             yield f"no service worker-{provider} runs services.workers.{provider}"
+
+
+def alerts(groups: list[dict[str, Any]]) -> Iterator[str]:
+    """Every alert says how urgent it is, what it means and what to do, and is about metrics and labels that exist."""
+    known = metrics()
+    for rule in (rule for group in groups for rule in group["rules"]):
+        name = rule["alert"]
+        for path in (("labels", "severity"), ("annotations", "summary"), ("annotations", "action")):
+            if not at(rule, path):
+                yield f"{name}: {'.'.join(path)} is missing"
+        for metric, matchers in re.findall(r"\b(opentoken_\w+)(?:\{([^}]*)\})?", rule["expr"]):
+            if metric not in known:
+                yield f"{name}: no code defines {metric}"
+            for label in re.findall(r"(\w+)[=!]", matchers):
+                if label not in known.get(metric, [label]):
+                    yield f"{name}: {metric} has no label {label}"
+
+
+def metrics() -> dict[str, list[str]]:
+    """The name of each series that the code defines, and its labels."""
+    found: dict[str, list[str]] = {}
+    for path in modules("services", "shared").values():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            match node:
+                case ast.Call(func=ast.Name(kind), args=[ast.Constant(str(name)), _, *labels]) if kind in METRICS:
+                    for suffix in METRICS[kind]:
+                        found[name + suffix] = ast.literal_eval(labels[0]) if labels else []
+    return found
 
 
 def _image_user() -> str:

@@ -29,6 +29,10 @@ def test_both_ways_to_run_a_database_for_development_make_the_same_logins() -> N
     assert named(kustomize.render(DEV))["ConfigMap/postgres-logins"]["data"] == {"logins.sh": script}
 
 
+def alert_groups() -> list[dict[str, Any]]:
+    return list(yaml.safe_load(manifests.ALERTS.read_text("utf-8"))["groups"])
+
+
 @pytest.mark.parametrize("overlay", manifests.OVERLAYS)
 def test_every_overlay_is_valid_and_keeps_the_rules(overlay: str) -> None:
     assert list(manifests.findings(kustomize.render(manifests.KUBERNETES / overlay))) == []
@@ -131,6 +135,25 @@ def test_a_compose_service_that_breaks_a_rule_is_found(service: str, change: dic
     broken = services()
     broken[service] |= change
     assert finding in "; ".join(manifests.compose(broken))
+
+
+def test_the_alerts_are_about_metrics_that_exist() -> None:
+    assert list(manifests.alerts(alert_groups())) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "finding"),
+    [
+        ({"expr": "opentoken_typo > 0"}, "no code defines opentoken_typo"),
+        ({"expr": 'opentoken_queue_messages{name="x"} > 0'}, "opentoken_queue_messages has no label name"),
+        ({"labels": {}}, "labels.severity is missing"),
+        ({"annotations": {"summary": "x"}}, "annotations.action is missing"),
+    ],
+)
+def test_an_alert_that_breaks_a_rule_is_found(change: dict[str, Any], finding: str) -> None:
+    broken = alert_groups()
+    broken[0]["rules"][0] |= change
+    assert finding in "; ".join(manifests.alerts(broken))
 
 
 def test_a_kustomize_feature_that_we_do_not_render_is_refused(tmp_path: Any) -> None:

@@ -18,12 +18,15 @@ log = structlog.get_logger()
 
 RESTART_S = 1.0  # after the bus gave up consuming, which it does only for reasons that do not pass at once
 
+RESULTS = ("recorded", "duplicate", "conflict", "quarantined")
 EVENTS = Counter("opentoken_ledger_events_total", "Usage events taken, by what became of them.", ["result"])
 BATCH = Histogram("opentoken_ledger_batch_seconds", "Time to commit one batch of messages.")
 
 
 def handler(ledger: Ledger, threads: Threads) -> Handler:
     """The handler for `Bus.consume`: returns after the commit, raises where nothing is committed."""
+    for result in RESULTS:  # a counter that is not there before its first event has no increase to alert on
+        EVENTS.labels(result)
 
     async def post(messages: Sequence[Message]) -> None:
         with BATCH.time():
