@@ -1,4 +1,4 @@
-"""Checks what deploys OpenToken: every overlay by Kubernetes' schemas and our own rules, docker-compose.yml, the alerts.
+"""Checks what deploys OpenToken: every overlay by Kubernetes' schemas and our own rules, docker-compose.yml, alerts.
 
 `python -m tests.manifests` prints a line for each and exits with 1 where anything was found.
 """
