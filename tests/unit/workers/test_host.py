@@ -12,7 +12,7 @@ from services.workers.host import build_app
 from shared.bus.local import LocalBus
 from shared.events import UsageRecorded, decode
 from shared.http import listening
-from shared.spool import Spool
+from shared.spool import READY_PERCENT, Spool
 from tests.unit.workers.running import (
     CATALOG,
     PROVIDERS,
@@ -95,6 +95,22 @@ async def test_answers_go_on_while_the_bus_is_away_and_their_usage_waits_in_the_
     assert isinstance(record, UsageRecorded)
     assert record.request_id == answer.headers["x-request-id"]
     assert record.cost > 0
+
+
+async def test_a_worker_whose_spool_is_filling_up_is_not_ready_and_still_serves_what_comes(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    spool = Spool(tmp_path, max_bytes=20_000)
+    app = build_app(PROVIDERS["google"], [supplier("google", 1, "k", simulator.url)], CATALOG, TOKEN, LocalBus, spool)
+    async with listening(app, "127.0.0.1", 0) as port, aiohttp.ClientSession() as session:
+        worker = Worker(f"http://127.0.0.1:{port}", session, Books(), app)
+        while spool.percent_full < READY_PERCENT:
+            async with session.get(f"{worker.url}/ready") as ready:
+                assert ready.status == 200
+            assert (await worker.ask(chat("google", "Hi"))).status == 200
+        async with session.get(f"{worker.url}/ready") as ready:
+            assert "% full" in (await ready.json())["checks"]["usage"]
+        assert (await worker.ask(chat("google", "Hi"))).status == 200
 
 
 async def test_a_worker_without_credentials_is_not_ready_and_answers_503() -> None:
