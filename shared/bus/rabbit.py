@@ -82,6 +82,7 @@ class RabbitBus:
                 async with connected(self._url, f"{self._name} {role}") as connection:
                     log.info("broker_connected", role=role)
                     await work(connection)
+                log.warning("broker_lost", role=role, reason="the channel ended", retry_s=pause)
             except TopologyError as error:
                 log.error("broker_topology_differs", role=role, reason=str(error), retry_s=pause)
             except (TimeoutError, *CONNECTION_EXCEPTIONS) as error:

@@ -127,6 +127,7 @@ async def test_an_event_that_a_full_queue_refuses_is_an_error_and_not_a_success(
 async def test_a_publisher_whose_connection_is_cut_or_hangs_comes_back_and_nothing_confirmed_is_lost(
     broker_url: str, fails: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rabbit, "HEARTBEAT_S", 600)  # not what tells it here
     monkeypatch.setattr(rabbit, "CONFIRM_TIMEOUT_S", 0.5)
     taker, confirmed = Taker(), set[int]()
     async with connected(broker_url) as other, consuming(other, taker.take), proxied(broker_url) as (network, through):
