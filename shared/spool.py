@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from typing import ParamSpec, TypeVar
 
 import structlog
@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 BROKER_WAIT_S = 1.0  # an answer is held back this long for the broker's confirmation, then the spool takes over
 DRAIN_PAUSE_S = 0.5  # between looks at a spool that is empty or cannot be drained
+DISK_PAUSE_S = 5.0  # after the disk failed no work is started for this long; then one answer finds out
 READY_PERCENT = 80  # of its bytes: fuller than this, a process asks to be left out while it can still take what comes
 
 EVENTS = Gauge("opentoken_spool_events", "Usage events that wait in a spool.", ["spool"])
@@ -54,6 +55,7 @@ class Spool:
         self._name = folder.name
         self._events = self._bytes = 0
         self._oldest_at: float | None = None
+        self._failed_until = 0.0
 
     async def open(self) -> None:
         """Open or make the file; what an earlier process left is kept."""
@@ -69,8 +71,8 @@ class Spool:
 
     @property
     def full(self) -> bool:
-        """Whether nothing more is taken."""
-        return self._bytes >= self._max_bytes
+        """Whether no more should be started whose usage would come here: no bytes left, or a disk that just failed."""
+        return self._bytes >= self._max_bytes or monotonic() < self._failed_until
 
     @property
     def size_bytes(self) -> int:
@@ -117,10 +119,15 @@ class Spool:
         ).fetchone()
 
     async def _append(self, items: Sequence[bytes]) -> None:
-        await self._run(self._write, [item.split(b"\0", 1) for item in items])
+        try:
+            await self._run(self._write, [item.split(b"\0", 1) for item in items])
+        except sqlite3.Error:
+            self._failed_until = monotonic() + DISK_PAUSE_S
+            raise
+        self._failed_until = 0.0
 
     def _require_room(self) -> None:
-        if self.full:
+        if self._bytes >= self._max_bytes:
             raise SpoolFull(f"{self._path} holds {self._max_bytes} bytes")
 
     def _write(self, rows: list[list[bytes]]) -> None:

@@ -117,7 +117,9 @@ class Away:
         pass
 
 
-async def test_a_full_disk_is_503_and_what_comes_after_is_kept_once_there_is_room(tmp_path: Path) -> None:
+async def test_with_a_full_disk_nothing_is_started_and_what_comes_is_kept_once_there_is_room(
+    tmp_path: Path,
+) -> None:
     spool = Spool(tmp_path, ROOM)
     await spool.open()
     box = Outbox(Away(), spool)
@@ -125,7 +127,10 @@ async def test_a_full_disk_is_503_and_what_comes_after_is_kept_once_there_is_roo
     for attempt in range(3):
         with full_disk((tmp_path / "spool.db-wal").stat().st_size), pytest.raises(BillingUnavailable):
             await box.put(numbered(99, size=100_000))
-        await box.put(numbered(attempt + 1))
+        with pytest.raises(BillingUnavailable):
+            box.check()
+        await box.put(numbered(attempt + 1))  # an answer that was under way
+        box.check()
     assert [event for _, event in await spool.oldest()] == [numbered(number) for number in range(4)]
     await box.close()
 
