@@ -14,6 +14,7 @@ import uvloop
 from aiohttp import web
 
 from shared import metrics
+from shared.drain import CUT_S, DRAINING, GRACE_S, LINGER_S, drain
 from shared.errors import (
     ApiError,
     InternalError,
@@ -29,11 +30,13 @@ from shared.ids import new_id
 log = structlog.get_logger()
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+BEGUN: web.RequestKey[web.StreamResponse] = web.RequestKey("begun", web.StreamResponse)
 Check = Callable[[], Awaitable[None]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+STOPS = (signal.SIGTERM, signal.SIGINT)
 CHECK_TIMEOUT_S = 2.0  # below the usual probe timeout, so that the answer can still name what is slow
-GRACE_S = 60.0  # running streams may finish for this long after SIGTERM
+AGAIN_S = 0.5  # a terminal and a supervisor may pass on the same signal; a person's second one comes later
 
 
 class ClientLeft(Exception):
@@ -68,12 +71,15 @@ def require_bearer(request: web.Request, *accepted: str) -> None:
 def build_app(service: str, checks: Mapping[str, Check], *, max_body_bytes: int = 1024 * 1024) -> web.Application:
     """An application with `/health`, `/ready` (each check named) and the envelope for whatever goes wrong."""
     app = web.Application(middlewares=[_envelope(service)], client_max_size=max_body_bytes)
+    app[DRAINING] = draining = asyncio.Event()
     app.on_response_prepare.append(_stamp)
 
     async def health(_: web.Request) -> web.Response:
         return json_response({"status": "ok"})
 
     async def ready(_: web.Request) -> web.Response:
+        if draining.is_set():
+            return json_response({"status": "draining", "checks": {}}, 503)
         results = dict(zip(checks, await asyncio.gather(*map(_outcome, checks.values())), strict=True))
         fine = all(result == "ok" for result in results.values())
         return json_response({"status": "ok" if fine else "unavailable", "checks": results}, 200 if fine else 503)
@@ -93,7 +99,11 @@ async def _outcome(check: Check) -> str:
 
 
 async def _stamp(request: web.Request, response: web.StreamResponse) -> None:
+    request[BEGUN] = response
     response.headers["x-request-id"] = request.get(REQUEST_ID) or new_id()
+    if request.app[DRAINING].is_set():
+        response.force_close()
+        response.headers["Connection"] = "close"  # aiohttp has made its headers by now
 
 
 def _envelope(service: str) -> Any:
@@ -102,6 +112,8 @@ def _envelope(service: str) -> Any:
         started = time.monotonic()
         request[REQUEST_ID] = new_id()
         response = await _answer(request, handler)
+        if request.get(BEGUN, response) is not response and request.transport is not None:
+            request.transport.abort()  # another answer is out already: this one could only garble it
         resource = request.match_info.route.resource
         route = resource.canonical if resource else "unknown"
         metrics.REQUESTS.labels(service, route, response.status).inc()
@@ -144,18 +156,20 @@ def _api_error(error: web.HTTPException, request: web.Request) -> ApiError:
 
 
 @contextlib.asynccontextmanager
-async def listening(app: web.Application, host: str, port: int, *, grace_s: float = GRACE_S) -> AsyncIterator[int]:
+async def listening(
+    app: web.Application, host: str, port: int, *, linger_s: float = 0.0, grace_s: float = GRACE_S
+) -> AsyncIterator[int]:
     """Serve `app` for the length of the block; yields the port (useful where 0 was asked for).
 
-    At the end new connections are refused and running answers may finish, for `grace_s` at most.
+    At the end it drains (`shared.drain`), unless the block has failed.
     """
-    half = grace_s / 2  # aiohttp waits this long for handlers to end, and as long again once it has cancelled them
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=half)
+    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=CUT_S)
     try:
         await runner.setup()
         site = web.TCPSite(runner, host, port, backlog=1024)
         await site.start()
         yield runner.addresses[0][1]
+        await drain(app, runner, linger_s, grace_s)
     finally:
         await runner.cleanup()
 
@@ -165,18 +179,27 @@ async def serve(app: web.Application, host: str, port: int, metrics_port: int | 
     async with contextlib.AsyncExitStack() as stack:
         if metrics_port is not None:
             await stack.enter_async_context(listening(metrics.build_app(), host, metrics_port))
-        bound = await stack.enter_async_context(listening(app, host, port))
+        bound = await stack.enter_async_context(listening(app, host, port, linger_s=LINGER_S))
         log.info("listening", host=host, port=bound)
         await until_told_to_stop()
-        log.info("stopping")
+        log.info("stopping", linger_s=LINGER_S, grace_s=GRACE_S)
+    log.info("stopped")
 
 
 async def until_told_to_stop() -> None:
-    """Return at the first SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    """Return at the first SIGTERM or SIGINT. A second one, a moment later, ends the process at once."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for name in STOPS:
+        loop.add_signal_handler(name, stop.set)
     await stop.wait()
+    loop.call_later(AGAIN_S, _stop_at_once)
+
+
+def _stop_at_once() -> None:
+    """Leave the next signal to the kernel: whatever must outlive this process is on a disk or with the broker."""
+    for name in STOPS:
+        asyncio.get_running_loop().remove_signal_handler(name)
+        signal.signal(name, signal.SIG_DFL)
 
 
 def run(main: Awaitable[None]) -> None:

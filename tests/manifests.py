@@ -16,7 +16,7 @@ import kubernetes_validate as schemas
 import yaml
 
 from shared import catalog
-from shared.http import GRACE_S
+from shared.drain import GRACE_S
 from tests import kustomize
 from tests.kustomize import POD, Document, at
 from tests.sources import modules

@@ -1,6 +1,6 @@
 """The edge's composition root."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 from aiohttp import web
@@ -33,7 +33,7 @@ ROUTES: tuple[tuple[str, str, Route], ...] = (
 def build_app(
     catalog: Catalog,
     internal_token: str,
-    worker_urls: Mapping[str, str],
+    worker_urls: Mapping[str, str | Sequence[str]],
     billing_url: str,
     bus: Callable[[], Bus],
     spool: Spool | None = None,

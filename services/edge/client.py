@@ -1,22 +1,26 @@
 """A lean HTTP/1.1 client for the hop to the workers, whose both ends are ours (RFC 9112; parsed by llhttp).
 
-One request at a time on a connection that is kept. A general client spends more on a request than the whole of the
-edge's own work; what it is for (redirects, cookies, proxies, TLS, encodings) does not occur inside a cluster.
+One request at a time on a connection that is kept, and this end closes it first: a worker that drains waits for that,
+so no request meets a closing connection. Only one that is killed can still be written to before its end is heard of:
+such a request may have begun, so it is lost and told as lost, never sent twice.
 """
 
 import asyncio
 import contextlib
+import select
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
 from time import monotonic
 from typing import cast
 
 import httptools
-from yarl import URL
 
 CONNECT_TIMEOUT_S = 2.0  # within a cluster a connection takes a millisecond
-IDLE_S = 15.0  # an unused connection is kept for less long than the workers keep it, so that none is stale
-HIGH_WATER_BYTES = 256 * 1024  # of an answer held for a client that reads slowly; then the worker has to wait
+IDLE_S = 5.0  # an unused connection is closed, well before a worker that drains stops waiting for it (LINGER_S)
+HIGH_WATER_BYTES = 64 * 1024  # of an answer held for a client that reads slowly; then the worker has to wait
+
+Address = tuple[str, int]
+"""Where a worker listens: its IP address and port."""
 
 
 class WorkerGone(ConnectionError):
@@ -97,14 +101,26 @@ class Reply:
 class Connection(asyncio.Protocol):
     """One connection to one worker; it carries a request only while no other is on it."""
 
-    def __init__(self) -> None:
-        self.idle_since = 0.0
+    def __init__(self, address: Address) -> None:
+        self.address, self.idle_since = address, 0.0
         self._reply: Reply | None = None
 
     @property
-    def usable(self) -> bool:
-        """Whether a new request may go out on it."""
+    def free(self) -> bool:
+        """Whether it is open, and the last answer has ended."""
         return self._reply is None and not self._transport.is_closing()
+
+    @property
+    def usable(self) -> bool:
+        """Whether a new request may go out on it: the worker has sent nothing meanwhile, nor closed it.
+
+        The kernel is asked, because it knows before the loop does.
+        """
+        if not self.free or monotonic() - self.idle_since >= IDLE_S:
+            return False
+        arrived = select.poll()
+        arrived.register(self._socket, select.POLLIN)
+        return not arrived.poll(0)
 
     def send(self, head: bytes, body: bytes) -> Reply:
         """Begin a request."""
@@ -121,6 +137,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         self._transport = cast("asyncio.Transport", transport)  # by duck-typing: uvloop's has other ancestors
+        self._socket: int = transport.get_extra_info("socket").fileno()
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop."""
@@ -163,40 +180,64 @@ class Client:
     """The connections to all workers."""
 
     def __init__(self) -> None:
-        self._idle: defaultdict[tuple[str, int], list[Connection]] = defaultdict(list)
+        self._idle: defaultdict[Address, list[Connection]] = defaultdict(list)
+        self._reaper: asyncio.TimerHandle | None = None
 
-    async def connection(self, host: str, port: int) -> Connection:
+    async def connection(self, address: Address) -> Connection:
         """A connection with no request on it; the one used last is taken first. Raises OSError."""
-        idle = self._idle[host, port]
+        idle = self._idle[address]
         while idle:
             connection = idle.pop()
-            if connection.usable and monotonic() - connection.idle_since < IDLE_S:
+            if connection.usable:
                 return connection
             connection.cut()
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            _, connection = await asyncio.get_running_loop().create_connection(Connection, host, port)
+            _, connection = await asyncio.get_running_loop().create_connection(lambda: Connection(address), *address)
         return connection
 
     @contextlib.asynccontextmanager
     async def post(
-        self, connection: Connection, url: URL, headers: Mapping[str, str], body: bytes
+        self, connection: Connection, path: str, headers: Mapping[str, str], body: bytes
     ) -> AsyncIterator[Reply]:
         """An answer that has begun; its connection is cut when the block is left before its end. Raises WorkerGone."""
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        head = f"POST {url.raw_path} HTTP/1.1\r\nHost: {url.host}\r\nContent-Length: {len(body)}\r\n{lines}\r\n"
+        host = connection.address[0]
+        head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n{lines}\r\n"
         try:
             reply = connection.send(head.encode("latin-1"), body)
             await reply.begun()
             yield reply
         finally:
-            if connection.usable:
-                self._idle[str(url.host), url.port or 80].append(connection)
+            if connection.free:
+                self._keep(connection)
             else:
                 connection.cut()
 
+    def forget(self, address: Address) -> None:
+        """Close the connections to this address that carry nothing."""
+        for connection in self._idle.pop(address, ()):
+            connection.cut()
+
     def close(self) -> None:
-        """Close the connections that carry nothing."""
-        for idle in self._idle.values():
-            for connection in idle:
-                connection.cut()
-        self._idle.clear()
+        """Close all connections that carry nothing."""
+        for address in list(self._idle):
+            self.forget(address)
+        if self._reaper is not None:
+            self._reaper.cancel()
+
+    def _keep(self, connection: Connection) -> None:
+        self._idle[connection.address].append(connection)
+        if self._reaper is None:
+            self._reaper = asyncio.get_running_loop().call_later(IDLE_S, self._reap)
+
+    def _reap(self) -> None:
+        """Close what was idle for IDLE_S, and come back when the next one will have been."""
+        now, self._reaper = monotonic(), None
+        for address, idle in list(self._idle.items()):
+            while idle and now - idle[0].idle_since >= IDLE_S:
+                idle.pop(0).cut()
+            if not idle:
+                del self._idle[address]
+        if self._idle:
+            oldest = min(idle[0].idle_since for idle in self._idle.values())
+            self._reaper = asyncio.get_running_loop().call_later(oldest + IDLE_S - now, self._reap)

@@ -1,5 +1,6 @@
 """The routes of the public API."""
 
+import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
@@ -16,7 +17,7 @@ from services.edge.workers import Workers
 from shared import http
 from shared.bodies import parse
 from shared.catalog import Catalog, Model
-from shared.errors import ModelNotFound, NotFound, RequestTooLarge
+from shared.errors import BillingUnavailable, ModelNotFound, NotFound, RequestTooLarge
 from shared.events import Encoded
 from shared.ids import request_id_of
 from shared.money import usd
@@ -134,7 +135,8 @@ class Edge:
             answer, _ = await relay(request, self.workers, Call(model.provider, request.path, body, headers), started)
         except Lost as lost:
             event = worker_lost(request_id, standing, model, request.path, stream=stream)
-            await self.outbox.put(Encoded.of(event, "edge"))
+            with contextlib.suppress(BillingUnavailable):  # it would have cost nothing; the client's answer is the same
+                await self.outbox.put(Encoded.of(event, "edge"))
             answer = await lost_answer(lost)
         return answer
 

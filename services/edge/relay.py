@@ -6,8 +6,7 @@ end, because JSON writes a line break inside a string as two characters.
 """
 
 import asyncio
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from time import monotonic
 
@@ -25,17 +24,49 @@ log = structlog.get_logger()
 
 DONE = b"data: [DONE]\n\n"
 MARK = b": settled "
-SILENCE_S = 660.0  # longer than the deadline that a worker keeps by itself, so that its own word comes first
+LONGEST_S = 660.0  # longer than the deadline that a worker keeps by itself, so that its own word comes first
+LAST_WORDS_S = 10.0  # for a client that reads slowly to take in that its stream is broken
 STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 KEPT_HEADERS = ("content-type", "retry-after")
 
 
 class Lost(Exception):
-    """The worker was lost before its answer was settled; `response`, where it had begun."""
+    """The worker was lost before its answer was settled; `stream`, where that had begun."""
 
-    def __init__(self, response: web.StreamResponse | None) -> None:
+    def __init__(self, stream: "Stream | None") -> None:
         super().__init__("the worker was lost")
-        self.response = response
+        self.stream = stream
+
+
+class Stream:
+    """The client's end of a stream. Writing raises ClientLeft: aiohttp would raise the same as for a lost worker."""
+
+    def __init__(self) -> None:
+        self.response = web.StreamResponse(headers=STREAM_HEADERS)
+        self.waiting = False
+
+    async def begin(self, request: web.Request) -> None:
+        """Commit the status."""
+        try:
+            await self.response.prepare(request)
+        except ConnectionResetError:
+            raise ClientLeft from None
+
+    async def write(self, data: bytes) -> None:
+        """Write, and be `waiting` as long as the client takes no more."""
+        self.waiting = True
+        try:
+            await self.response.write(data)
+        except ConnectionResetError:
+            raise ClientLeft from None
+        self.waiting = False
+
+    async def end(self) -> None:
+        """Close the stream."""
+        try:
+            await self.response.write_eof()
+        except ConnectionResetError:
+            raise ClientLeft from None
 
 
 class Ending:
@@ -85,19 +116,20 @@ Relayed = tuple[web.StreamResponse, int | None]
 
 async def relay(request: web.Request, workers: Workers, call: Call, started: float) -> Relayed:
     """Relay a worker's answer. Raises Lost, ClientLeft, and NoSupplier where no worker takes the request."""
-    stream: web.StreamResponse | None = None
+    stream: Stream | None = None
     try:
         async with (
-            asyncio.timeout(SILENCE_S),
+            asyncio.timeout(LONGEST_S),
             workers.post(call.provider, call.path, call.body, call.headers) as answer,
         ):
             if answer.media_type != "text/event-stream":
                 return await _whole(answer, started)
-            stream = web.StreamResponse(headers=STREAM_HEADERS)
-            with _towards_client():
-                await stream.prepare(request)
-            return stream, await _stream(answer, stream)
+            stream = Stream()
+            await stream.begin(request)
+            return stream.response, await _streamed(answer, stream)
     except (WorkerGone, TimeoutError) as error:
+        if stream is not None and stream.waiting:  # it is the client who took no more until the time was up
+            raise ClientLeft from error
         log.warning("worker_lost", provider=call.provider, reason=str(error) or type(error).__name__)
         raise Lost(stream) from error
 
@@ -105,8 +137,7 @@ async def relay(request: web.Request, workers: Workers, call: Call, started: flo
 async def _whole(answer: Reply, started: float) -> Relayed:
     body = await answer.read()
     headers = {name: answer.headers[name] for name in KEPT_HEADERS if name in answer.headers}
-    settled = answer.headers.get("x-opentoken-settled")
-    cost = int(settled) if settled is not None else None
+    cost = _settled(answer)
     if cost is not None:
         upstream_ms = float(answer.headers.get("x-opentoken-upstream-ms", 0))
         headers["x-opentoken-cost"] = usd(cost)
@@ -114,38 +145,38 @@ async def _whole(answer: Reply, started: float) -> Relayed:
     return web.Response(body=body, status=answer.status, headers=headers), cost
 
 
-async def _stream(answer: Reply, stream: web.StreamResponse) -> int | None:
+def _settled(answer: Reply) -> int | None:
+    """What the answer cost; None for a refusal, which costs nothing. Raises WorkerGone for one without its mark."""
+    cost = answer.headers.get("x-opentoken-settled", "")
+    if answer.status == 200 and not cost.isdigit():
+        raise WorkerGone("the answer came without its settled mark")
+    return int(cost) if cost else None
+
+
+async def _streamed(answer: Reply, stream: Stream) -> int | None:
     ending = Ending()
     try:
         while chunk := await answer.readany():
             if clients := ending.feed(chunk):
-                with _towards_client():
-                    await stream.write(clients)
+                await stream.write(clients)
     except WorkerGone:
         if not ending.complete:  # else the usage is durable: it was before the end was sent
             raise
     if not ending.complete:
         raise WorkerGone("the stream ended without its end")
-    with _towards_client():
-        await stream.write_eof()
+    await stream.end()
     return ending.cost_pico
-
-
-@contextlib.contextmanager
-def _towards_client() -> Iterator[None]:
-    """Tell a client that is gone from a worker that is: aiohttp raises the same for both. Raises ClientLeft."""
-    try:
-        yield
-    except ConnectionResetError:
-        raise ClientLeft from None
 
 
 async def lost_answer(lost: Lost) -> web.StreamResponse:
     """What the client is told: a status where nothing was sent yet, else an event inside the stream."""
     error: ApiError = WorkerLost()
-    if lost.response is None:
+    if lost.stream is None:
         raise error from lost
-    with _towards_client():
-        await lost.response.write(b"\n\ndata: " + orjson.dumps(error.body()) + b"\n\n" + DONE)
-        await lost.response.write_eof()
-    return lost.response
+    try:
+        async with asyncio.timeout(LAST_WORDS_S):
+            await lost.stream.write(b"\n\ndata: " + orjson.dumps(error.body()) + b"\n\n" + DONE)
+            await lost.stream.end()
+    except TimeoutError:
+        raise ClientLeft from lost
+    return lost.stream.response

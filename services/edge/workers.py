@@ -1,51 +1,58 @@
-"""Which worker takes a request: the one with the fewest in flight, of those that the provider's name resolves to.
+"""Which worker takes a request: the one with the fewest in flight, of those that the provider's names resolve to.
 
 Names are resolved again every few seconds, so workers come and go without the edge being told. A connection that is
-refused moves on to the next worker, since nothing was sent, and the one that refused is left alone for a while.
+refused moves on to the next worker, since nothing was sent. A worker that refused one, or said that it drains, comes
+last for a while: it is asked only where no other takes the request.
 """
 
 import asyncio
 import contextlib
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
 import structlog
 from yarl import URL
 
-from services.edge.client import Client, Connection, Reply
+from services.edge.client import Address, Client, Connection, Reply
+from shared.drain import LINGER_S
 from shared.errors import NoSupplier
 
 log = structlog.get_logger()
 
 RESOLVE_EVERY_S = 5.0  # a new worker is used, and a gone one forgotten, within this time
-EJECT_S = 2.0  # a worker that refused a connection is starting or stopping: either takes about so long
+REFUSED_S = 2.0  # a worker that refused a connection is starting or stopping: either takes about so long
+DRAINING_S = LINGER_S + 4.0  # by then it takes no connections any more, so none meets the moment in which it stops
 
 
 @dataclass(slots=True)
 class _Pool:
     """The workers of one provider."""
 
-    url: URL
-    addresses: list[str] = field(default_factory=list)
+    urls: Sequence[URL]
+    found: dict[URL, list[Address]] = field(default_factory=dict)
+    addresses: list[Address] = field(default_factory=list)
     resolved_at: float = 0.0
-    ejected_until: dict[str, float] = field(default_factory=dict)
-    in_flight: Counter[str] = field(default_factory=Counter)
+    avoided_until: dict[Address, float] = field(default_factory=dict)
+    in_flight: Counter[Address] = field(default_factory=Counter)
 
-    def candidates(self) -> list[str]:
-        """Least busy first; those that refused lately come last rather than not at all."""
+    def candidates(self) -> list[Address]:
+        """Least busy first; those that are avoided come last, the one to come back first before the others."""
         now = monotonic()
-        return sorted(self.addresses, key=lambda one: (self.ejected_until.get(one, 0) > now, self.in_flight[one]))
+        return sorted(self.addresses, key=lambda one: (max(self.avoided_until.get(one, now), now), self.in_flight[one]))
 
 
 class Workers:
-    """All workers, by provider; a provider's URL names all of its workers."""
+    """All workers, by provider; a provider's URL, or each of its URLs, names any number of its workers."""
 
-    def __init__(self, urls: Mapping[str, str]) -> None:
+    def __init__(self, urls: Mapping[str, str | Sequence[str]]) -> None:
         self._client = Client()
-        self._pools = {provider: _Pool(URL(url)) for provider, url in urls.items()}
+        self._pools = {
+            provider: _Pool([URL(one) for one in ([named] if isinstance(named, str) else named)])
+            for provider, named in urls.items()
+        }
 
     @contextlib.asynccontextmanager
     async def post(self, provider: str, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[Reply]:
@@ -56,31 +63,36 @@ class Workers:
         pool = self._pools[provider]
         await self._resolve(pool)
         for address in pool.candidates():
-            url = pool.url.with_host(address).with_path(path)
             pool.in_flight[address] += 1
             try:
                 if (connection := await self._connection(pool, address)) is not None:
-                    async with self._client.post(connection, url, headers, body) as reply:
+                    async with self._client.post(connection, path, headers, body) as reply:
+                        if reply.headers.get("connection") == "close":
+                            self._avoid(pool, address, DRAINING_S)
                         yield reply
                     return
             finally:
                 pool.in_flight[address] -= 1
         raise NoSupplier(f"no {provider} worker can be reached")
 
-    async def _connection(self, pool: _Pool, address: str) -> Connection | None:
+    async def _connection(self, pool: _Pool, address: Address) -> Connection | None:
         try:
-            return await self._client.connection(address, pool.url.port or 80)
+            return await self._client.connection(address)
         except OSError as error:
-            pool.ejected_until[address] = monotonic() + EJECT_S
-            log.warning("worker_refused", name=pool.url.host, address=address, reason=str(error))
+            self._avoid(pool, address, REFUSED_S)
+            log.warning("worker_refused", address=address[0], port=address[1], reason=str(error))
             return None
+
+    def _avoid(self, pool: _Pool, address: Address, for_s: float) -> None:
+        pool.avoided_until[address] = monotonic() + for_s
+        self._client.forget(address)
 
     def close(self) -> None:
         """Close the connections that carry nothing."""
         self._client.close()
 
     async def ready(self, provider: str) -> None:
-        """Raise where the provider's name resolves to no worker."""
+        """Raise where the provider's names resolve to no worker."""
         pool = self._pools[provider]
         await self._resolve(pool)
         if not pool.addresses:
@@ -89,12 +101,19 @@ class Workers:
     async def _resolve(self, pool: _Pool) -> None:
         if pool.addresses and monotonic() - pool.resolved_at < RESOLVE_EVERY_S:
             return
-        pool.resolved_at = monotonic()
+        pool.resolved_at, known = monotonic(), pool.addresses
+        for url in pool.urls:
+            await self._look_up(pool, url)
+        pool.addresses = sorted({address for found in pool.found.values() for address in found})
+        for gone in set(known).difference(pool.addresses):
+            self._client.forget(gone)
+
+    async def _look_up(self, pool: _Pool, url: URL) -> None:
         try:
             found = await asyncio.get_running_loop().getaddrinfo(
-                pool.url.host, pool.url.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+                url.host, url.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
             )
         except OSError as error:  # the addresses known so far are the best there is
-            log.warning("worker_name_unresolved", host=pool.url.host, reason=str(error))
+            log.warning("worker_name_unresolved", host=url.host, reason=str(error))
             return
-        pool.addresses = sorted({str(address[4][0]) for address in found})
+        pool.found[url] = [(str(address[4][0]), int(address[4][1])) for address in found]

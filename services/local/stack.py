@@ -27,9 +27,9 @@ from shared.http import listening
 from shared.spool import Spool
 
 LOOPBACK = "127.0.0.1"
-GRACE_S = (
-    4.0  # whoever presses Ctrl-C waits at the terminal; a longer answer is cut, and settled as one whose client left
-)
+# Whoever presses Ctrl-C waits at the terminal: a longer answer is cut, and settled as one whose client left. Nobody
+# lingers: no load balancer is in front, and the edge, which is the only client of the workers, ends before them.
+GRACE_S = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,7 @@ async def running(settings: LocalSettings, secrets: dict[str, str], models: Cata
         bus = connect(settings.broker_url, shards=settings.ledger_shards, name="local")
         stack.push_async_callback(bus.close)
         billing = build_billing(_billing_settings(settings, secrets), bus)
-        billing_port = await stack.enter_async_context(
-            listen(billing, settings.host, settings.billing_port, grace_s=GRACE_S)
-        )
+        billing_port = await stack.enter_async_context(listen(billing, settings.host, settings.billing_port))
         simulator_port = await stack.enter_async_context(listen(build_simulator(), LOOPBACK, 0))
         worker_urls: dict[str, str] = {}
         for name in models.providers:

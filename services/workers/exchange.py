@@ -7,7 +7,7 @@ from typing import Literal
 
 from services.workers.provider import Failed, Finish, Usage
 from services.workers.settle import Asked, Trail, outcome_of, usage_recorded
-from shared.errors import ApiError, UpstreamTimeout
+from shared.errors import ApiError, UpstreamTimeout, WorkerLost
 from shared.events import Encoded, Outcome
 from shared.spool import Outbox
 
@@ -23,7 +23,7 @@ class Exchange:
 
     def __init__(self, asked: Asked, outbox: Outbox, on_disconnect: Literal["cut", "drain"], deadline_s: float) -> None:
         self.asked, self.trail = asked, Trail()
-        self.client_gone = False
+        self.client_gone = self.client_waiting = self.broken_off = False  # waiting: it takes no more at the moment
         self._outbox, self._on_disconnect, self._deadline_s = outbox, on_disconnect, deadline_s
         self._scope: asyncio.Timeout | None = None
 
@@ -33,21 +33,37 @@ class Exchange:
         try:
             async with asyncio.timeout(self._deadline_s) as self._scope:
                 if self.client_gone:
-                    self._shorten()
+                    self.client_left()
+                if self.broken_off:
+                    self.break_off()
                 yield
         finally:
             self._scope = None
 
     def client_left(self) -> None:
         """Nobody waits for the answer any more."""
-        if not self.client_gone:
-            self.client_gone = True
-            self._shorten()
+        self.client_gone = True
+        self._end_in(0.0 if self._on_disconnect == "cut" else DRAIN_S)
 
-    def _shorten(self) -> None:
-        if self._scope is not None:
-            left_s = 0.0 if self._on_disconnect == "cut" else DRAIN_S
-            self._scope.reschedule(asyncio.get_running_loop().time() + left_s)
+    def break_off(self) -> None:
+        """This process ends: settle now, as a failure of ours."""
+        self.broken_off = True
+        self._end_in(0.0)
+
+    @property
+    def client_at_fault(self) -> bool:
+        """Whether an answer whose time is up ended because of its client."""
+        return self.client_gone or (self.client_waiting and not self.broken_off)
+
+    def overdue(self, *message: str) -> ApiError:
+        """What a client is told whose answer took too long for the deadline, or for this process."""
+        return WorkerLost() if self.broken_off else UpstreamTimeout(*message)
+
+    def _end_in(self, left_s: float) -> None:
+        scope = self._scope
+        if scope is not None and not scope.expired():
+            end = asyncio.get_running_loop().time() + left_s
+            scope.reschedule(min(end, scope.when() or end))
 
     async def settle(self, outcome: Outcome, usage: Usage | None = None, finish: Finish | None = None) -> int:
         """Make the usage durable; its cost in pico-dollars. Raises BillingUnavailable."""
@@ -64,7 +80,7 @@ class Exchange:
 
         What never reached a provider leaves no record: nothing happened that could be billed.
         """
-        told = UpstreamTimeout() if isinstance(error, TimeoutError) else getattr(error, "error", error)
+        told = self.overdue() if isinstance(error, TimeoutError) else getattr(error, "error", error)
         assert isinstance(told, ApiError)
         if self.client_gone and isinstance(error, TimeoutError):
             await self.settle("client_disconnected", usage)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Literal
 
+import structlog
 from aiohttp import web
 
 from services.workers import buffered, streamed
@@ -21,11 +22,15 @@ from shared import http
 from shared.bodies import parse
 from shared.bus import Bus
 from shared.catalog import Catalog
+from shared.drain import UNDER_WAY
 from shared.errors import InvalidRequest, NoSupplier
 from shared.openai import MAX_BODY_BYTES, ChatRequest, EmbeddingsRequest
 from shared.spool import Outbox, Spool
 
+log = structlog.get_logger()
+
 DEFAULT_DEADLINE_MS = 600_000  # as long as the official SDKs wait by default
+SETTLE_S = 3.0  # a settlement waits a second for the broker, then for one write to the disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class Host:
     catalog: Catalog
     internal_token: str
     outbox: Outbox
-    running: set[asyncio.Task[web.StreamResponse]] = field(default_factory=set)
+    running: dict[asyncio.Task[web.StreamResponse], Exchange] = field(default_factory=dict)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/chat/completions."""
@@ -85,7 +90,7 @@ class Host:
     async def _attend(self, exchange: Exchange, work: Coroutine[None, None, web.StreamResponse]) -> web.StreamResponse:
         """Run the work to its settlement, whether or not the client stays."""
         task = asyncio.create_task(work)
-        self.running.add(task)
+        self.running[task] = exchange
         task.add_done_callback(self._done)
         try:
             return await asyncio.shield(task)
@@ -93,8 +98,16 @@ class Host:
             exchange.client_left()
             raise
 
+    async def stop(self) -> None:
+        """The grace is over: what still runs is settled now, and told so to whoever still listens."""
+        for exchange in self.running.values():
+            exchange.break_off()
+        if self.running:
+            log.warning("answers_broken_off", count=len(self.running))
+            await asyncio.wait(self.running, timeout=SETTLE_S)
+
     def _done(self, task: asyncio.Task[web.StreamResponse]) -> None:
-        self.running.discard(task)
+        del self.running[task]
         if not task.cancelled():
             task.exception()  # it was settled; where the client has left, nobody else retrieves it
 
@@ -137,12 +150,15 @@ def build_app(
         outbox = Outbox(bus(), spool)
         async with build_session() as session:
             app[HOST] = host = Host(Upstream(provider, suppliers, session), catalog, internal_token, outbox)
+            app[UNDER_WAY] = host.running  # answers that nobody waits for still settle
             yield
-            if host.running:  # answers that nobody waits for still settle
-                await asyncio.wait(host.running, timeout=http.GRACE_S)
         await outbox.close()
 
+    async def stop(app: web.Application) -> None:
+        await app[HOST].stop()
+
     app.cleanup_ctx.append(resources)
+    app.on_shutdown.append(stop)
     app.router.add_post("/v1/chat/completions", _chat)
     app.router.add_post("/v1/embeddings", _embeddings)
     return app

@@ -89,17 +89,26 @@ async def _interrupted(
 ) -> bytes:
     """Settle an answer that broke after its first byte, and return its last bytes.
 
-    Broken by the provider it is on record and waived; broken off by the client it is billed as far as it came.
+    Broken by the provider, or by this process's end, it is on record and waived; broken off by the client, or not
+    taken by it until the time was up, it is billed as far as it came.
     """
     exchange.trail.upstream_id, usage = read.stream.upstream_id, read.stream.usage
-    if exchange.client_gone and isinstance(error, TimeoutError):
-        await exchange.settle("client_disconnected", estimated(request, read.text_bytes, usage))
-        return b""
-    words = upstream.scrub(error.words) if isinstance(error, Failed) else "the deadline has passed"
-    late = isinstance(error, TimeoutError) or (isinstance(error, Failed) and isinstance(error.error, UpstreamTimeout))
-    told = UpstreamTimeout(f"stream interrupted: {words}") if late else UpstreamError.interrupted(words)
-    cost = await exchange.settle("upstream_interrupted", usage)
+    told = _told(upstream, exchange, error)
+    if isinstance(error, TimeoutError) and exchange.client_at_fault:
+        cost = await exchange.settle("client_disconnected", estimated(request, read.text_bytes, usage))
+    else:
+        cost = await exchange.settle("upstream_interrupted", usage)
     return replies.interruption(told) + replies.settled_mark(cost)
+
+
+def _told(upstream: Upstream, exchange: Exchange, error: Exception) -> ApiError:
+    """What the client reads inside a stream that broke."""
+    if isinstance(error, TimeoutError):
+        return exchange.overdue("stream interrupted: the deadline has passed")
+    words = upstream.scrub(error.words if isinstance(error, Failed) else str(error))
+    if isinstance(error, Failed) and isinstance(error.error, UpstreamTimeout):
+        return UpstreamTimeout(f"stream interrupted: {words}")
+    return UpstreamError.interrupted(words)
 
 
 class Client:
@@ -121,11 +130,13 @@ class Client:
         data, self._held = self._held + data, b""
         if data and not self._exchange.client_gone:
             self._wrote = monotonic()
+            self._exchange.client_waiting = True
             with self._leaving():
                 if not self.begun:
                     self.begun = True
                     await self._response.prepare(self._request)
                 await self._response.write(data)
+            self._exchange.client_waiting = False
 
     async def end(self, data: bytes) -> web.StreamResponse:
         """Write the last bytes and close the stream."""

@@ -37,8 +37,8 @@ async def request(reader: asyncio.StreamReader) -> bytes:
 
 
 async def answered(client: Client, url: URL, body: bytes = b"{}") -> tuple[int, bytes]:
-    connection = await client.connection(str(url.host), url.port or 0)
-    async with client.post(connection, url, {"x-a": "b"}, body) as reply:
+    connection = await client.connection((str(url.host), url.port or 0))
+    async with client.post(connection, url.path, {"x-a": "b"}, body) as reply:
         return reply.status, await reply.read()
 
 
@@ -103,12 +103,12 @@ async def test_chunks_come_as_they_are_sent() -> None:
 
     client = Client()
     async with server(talk) as url:
-        connection = await client.connection(str(url.host), url.port or 0)
-        async with client.post(connection, url, {}, b"") as reply:
+        connection = await client.connection((str(url.host), url.port or 0))
+        async with client.post(connection, url.path, {}, b"") as reply:
             assert await reply.readany() == b"one"
             go_on.set()
             assert await reply.read() == b"two"
-        assert connection.usable
+        assert connection.free
         client.close()
 
 
@@ -124,8 +124,8 @@ async def test_leaving_before_the_end_cuts_the_connection() -> None:
 
     client = Client()
     async with server(talk) as url:
-        connection = await client.connection(str(url.host), url.port or 0)
-        async with client.post(connection, url, {}, b"") as reply:
+        connection = await client.connection((str(url.host), url.port or 0))
+        async with client.post(connection, url.path, {}, b"") as reply:
             await reply.readany()
         async with asyncio.timeout(10):
             await left.wait()
@@ -147,12 +147,12 @@ async def test_a_client_that_reads_slowly_holds_little_memory() -> None:
 
     client = Client()
     async with server(talk) as url:
-        connection = await client.connection(str(url.host), url.port or 0)
-        async with client.post(connection, url, {}, b"") as reply:
+        connection = await client.connection((str(url.host), url.port or 0))
+        async with client.post(connection, url.path, {}, b"") as reply:
             held = len(await reply.readany())
             await until(lambda: reply._held_bytes > HIGH_WATER_BYTES, "the reader has fallen behind")
             held += len(await reply.readany())
-            assert held < 4 * HIGH_WATER_BYTES
+            assert held < 10 * HIGH_WATER_BYTES  # a read of the loop is up to four times as large
             assert held + len(await reply.read()) == len(piece) * 400
         client.close()
 

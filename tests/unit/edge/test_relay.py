@@ -224,9 +224,11 @@ class Arrived:
 @pytest.mark.parametrize("writes", [0, 1, 2], ids=["at once", "inside", "at the end"])
 async def test_a_client_that_leaves_is_never_taken_for_a_worker_that_is_lost(writes: int) -> None:
     answer: Any = Arrived(WORDS, DONE)
-    stream: Any = Departed(writes)
+    departed: Any = Departed(writes)
+    stream = relay.Stream()
+    stream.response = departed
     with pytest.raises(ClientLeft):
-        await relay._stream(answer, stream)
+        await relay._streamed(answer, stream)
 
 
 @pytest.fixture

@@ -92,9 +92,9 @@ async def test_a_refused_connection_moves_on_and_is_left_alone_for_a_while(
         with capture_logs() as logs:
             assert {await answered_by(workers) for _ in range(4)} == {HOSTS[1]}
         assert [one["address"] for one in logs if one["event"] == "worker_refused"] == [HOSTS[0]]
-        monkeypatch.setattr(workers_module, "EJECT_S", -1.0)
+        monkeypatch.setattr(workers_module, "REFUSED_S", -1.0)
         with capture_logs() as logs:
-            workers._pools["p"].ejected_until.clear()
+            workers._pools["p"].avoided_until.clear()
             assert {await answered_by(workers) for _ in range(2)} == {HOSTS[1]}
         assert len(logs) == 2, "once the while is over it is tried again"
 

@@ -1,0 +1,51 @@
+"""How a service ends: its last seconds, in which nobody loses an answer.
+
+1. It says so: `/ready` fails, and every answer carries `Connection: close`. New connections are still taken, for
+   LINGER_S, until load balancers and edges have noticed.
+2. It takes no new connections. What runs may finish, for GRACE_S at most. A kept connection is left to its client to
+   close: whoever closes one on which the other end may be sending loses a request.
+3. What still runs is broken off by the app's `on_shutdown` and then by aiohttp; the app cleans up, within FLUSH_S.
+"""
+
+import asyncio
+from collections.abc import Collection
+from time import monotonic
+
+from aiohttp import web
+
+LINGER_S = 6.0  # a pod's end reaches every node and name server within 5 s; longer than our clients keep a connection
+GRACE_S = 60.0  # most streams end within it; a longer one is broken off
+CUT_S = 2.0  # for the last words of an answer that is broken off; aiohttp waits it twice
+FLUSH_S = 20.0  # bounds what follows the grace: twice CUT_S, settlements, 10 s for the broker's confirmations
+TICK_S = 0.05  # between looks at what still runs
+
+DRAINING: web.AppKey[asyncio.Event] = web.AppKey("draining", asyncio.Event)
+UNDER_WAY: web.AppKey[Collection[object]] = web.AppKey("under_way")
+"""Set by an app whose work outlives its connections: what is under way."""
+
+
+async def drain(app: web.Application, runner: web.AppRunner, linger_s: float, grace_s: float) -> None:
+    """The first two steps; `linger_s` is also how long a silent connection is left to its client to close."""
+    if DRAINING in app:
+        app[DRAINING].set()
+    started = quiet_since = monotonic()
+    closing_at, over_at = started + linger_s, started + linger_s + grace_s
+    quiet_s = linger_s and linger_s + TICK_S  # the tick is for a connection that was taken at the last moment
+    while (now := monotonic()) < over_at:
+        if now >= closing_at:
+            for site in runner.sites:
+                await site.stop()
+        if _at_work(app, runner):
+            quiet_since = now
+        elif now >= closing_at and (now >= quiet_since + quiet_s or not _connections(runner)):
+            return
+        await asyncio.sleep(TICK_S)
+
+
+def _at_work(app: web.Application, runner: web.AppRunner) -> bool:
+    # aiohttp tells it in no other way, and counting requests in a middleware would miss the writing of their answers.
+    return bool(app.get(UNDER_WAY, ())) or any(one._request_in_progress for one in _connections(runner))  # noqa: SLF001
+
+
+def _connections(runner: web.AppRunner) -> list[web.RequestHandler]:
+    return runner.server.connections if runner.server else []
