@@ -17,10 +17,17 @@ POD = ("spec", "template", "spec")
 # Where `includeSelectors` writes besides metadata; another kind has to be looked up in kustomize's own table first.
 SELECTORS: dict[str, list[tuple[str, ...]]] = {
     "Deployment": [("spec", "selector", "matchLabels"), ("spec", "template", "metadata", "labels")],
+    "StatefulSet": [
+        ("spec", "selector", "matchLabels"),
+        ("spec", "template", "metadata", "labels"),
+        ("spec", "volumeClaimTemplates", "0", "metadata", "labels"),
+    ],
     "Service": [("spec", "selector")],
     "PodDisruptionBudget": [("spec", "selector", "matchLabels")],
     "ServiceAccount": [],
 }
+# Where a document names another one, and of which kind; kustomize's table is longer.
+REFERENCES = {(*POD, "serviceAccountName"): "ServiceAccount", ("spec", "serviceName"): "Service"}
 
 
 class Unsupported(Exception):
@@ -92,12 +99,15 @@ def _move(documents: list[Document], namespace: str) -> None:
 
 
 def _rename(documents: list[Document], suffix: str) -> None:
-    """Rename everything; a pod follows its ServiceAccount, the only thing that our suffixed documents refer to."""
-    accounts = [one["metadata"]["name"] for one in documents if one["kind"] == "ServiceAccount"]
+    """Rename everything; a pod follows its ServiceAccount, a StatefulSet its Service: nothing else is referred to."""
+    renamed = {(one["kind"], one["metadata"]["name"]) for one in documents}
     for document in documents:
         document["metadata"]["name"] += suffix
-        if (pod := at(document, POD)) and pod.get("serviceAccountName") in accounts:
-            pod["serviceAccountName"] += suffix
+        for path, kind in REFERENCES.items():
+            *parents, last = path
+            place = at(document, tuple(parents))
+            if isinstance(place, dict) and (kind, place.get(last)) in renamed:
+                place[last] += suffix
 
 
 def _label(documents: list[Document], pairs: dict[str, str]) -> None:
@@ -105,7 +115,9 @@ def _label(documents: list[Document], pairs: dict[str, str]) -> None:
         document["metadata"]["labels"] = document["metadata"].get("labels", {}) | pairs
         for *parents, last in SELECTORS[document["kind"]]:
             place = at(document, tuple(parents))
-            place[last] = place[last] | pairs  # a new one: an anchor may have put the same mapping in two places
+            place[last] = (
+                place.get(last, {}) | pairs
+            )  # a new one: an anchor may have put the same mapping in two places
 
 
 def _tag(documents: list[Document], image: dict[str, str]) -> None:

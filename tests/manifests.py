@@ -16,7 +16,7 @@ import kubernetes_validate as schemas
 import yaml
 
 from shared import catalog
-from shared.drain import GRACE_S
+from shared.drain import FLUSH_S, GRACE_S, LINGER_S
 from tests import kustomize
 from tests.kustomize import POD, Document, at
 from tests.sources import modules
@@ -113,13 +113,15 @@ def restricted(documents: list[Document]) -> Iterator[str]:
 
 
 def probes(documents: list[Document]) -> Iterator[str]:
-    """Whatever serves is probed; our own processes have the time to finish running streams."""
+    """Whatever serves is probed; our own processes have the time to end in order."""
+    needed_s = LINGER_S + GRACE_S + FLUSH_S
     for name, pod, container in _containers(documents):
         if name.startswith("Job/"):
             continue
         yield from (f"{name}: {one} is missing" for one in ("readinessProbe", "livenessProbe") if one not in container)
-        if name.startswith("Deployment/") and pod.get("terminationGracePeriodSeconds", 30) <= GRACE_S:
-            yield f"{name}: terminationGracePeriodSeconds must be above the {GRACE_S:.0f} s for running streams"
+        ours = container["image"].rpartition("/")[2].startswith("opentoken:")
+        if ours and pod.get("terminationGracePeriodSeconds", 30) < needed_s:
+            yield f"{name}: terminationGracePeriodSeconds must be {needed_s:.0f} at least, which a drain may take"
 
 
 def secrets(documents: list[Document]) -> Iterator[str]:
@@ -150,12 +152,17 @@ def signing(documents: list[Document]) -> Iterator[str]:
 
 
 def providers(documents: list[Document]) -> Iterator[str]:
-    """Every provider of the catalog has its workers, behind a headless Service of the name that the edge resolves."""
+    """Every provider of the catalog has its workers, behind a headless Service of the name that the edge resolves.
+
+    Their spools outlive their pods.
+    """
     there = {_name(document): document for document in documents}
     for provider in catalog.load().providers:
-        worker = there.get(f"Deployment/worker-{provider}")
+        worker = there.get(f"StatefulSet/worker-{provider}")
         if at(worker, (*POD, "containers", "0", "args")) != [f"services.workers.{provider}"]:
-            yield f"no Deployment runs services.workers.{provider}: add deploy/kubernetes/providers/{provider}"
+            yield f"no StatefulSet runs services.workers.{provider}: add deploy/kubernetes/providers/{provider}"
+        if at(worker, ("spec", "volumeClaimTemplates", "0", "metadata", "name")) != "spool":
+            yield f"StatefulSet/worker-{provider} must claim a volume for its spool"
         if at(there.get(f"Service/worker-{provider}"), ("spec", "clusterIP")) != "None":
             yield f"Service/worker-{provider} must be there, and headless"
 
@@ -189,6 +196,7 @@ def compose(services: dict[str, Any]) -> Iterator[str]:
         user = service.get("user") or (_image_user() if "build" in service else "")
         if not re.fullmatch(r"[1-9]\d*:[1-9]\d*", user):
             yield f"{name}: must run as a user other than root, by number (uid:gid)"
+    yield from _hurried(services)
     billing = services.get("billing", {})
     for variable in (SIGNING_KEY, CHECKPOINTS):
         if variable not in billing.get("environment", {}):
@@ -226,6 +234,13 @@ def metrics() -> dict[str, list[str]]:
                     for suffix in METRICS[kind]:
                         found[name + suffix] = ast.literal_eval(labels[0]) if labels else []
     return found
+
+
+def _hurried(services: dict[str, Any]) -> Iterator[str]:
+    for name, service in services.items():
+        given_s = float(service.get("stop_grace_period", "10s").removesuffix("s"))
+        if "build" in service and given_s < LINGER_S + GRACE_S + FLUSH_S:
+            yield f"{name}: stop_grace_period is shorter than a drain may take"
 
 
 def _image_user() -> str:

@@ -70,7 +70,7 @@ def test_our_renderer_prints_what_kubectl_prints(overlay: str) -> None:
             EDGE,
             f"{POD}/terminationGracePeriodSeconds",
             30,
-            "terminationGracePeriodSeconds must be above",
+            "terminationGracePeriodSeconds must be 86",
         ),
         (manifests.secrets, EDGE, f"{CONTAINER}/envFrom", [{"secretRef": {"name": "typo"}}], "Secret/typo is named"),
         (
@@ -98,10 +98,17 @@ def test_our_renderer_prints_what_kubectl_prints(overlay: str) -> None:
         ),
         (
             manifests.providers,
-            "Deployment/worker-google",
+            "StatefulSet/worker-google",
             f"{CONTAINER}/args",
             ["services.edge"],
-            "no Deployment runs services.workers.google",
+            "no StatefulSet runs services.workers.google",
+        ),
+        (
+            manifests.providers,
+            "StatefulSet/worker-google",
+            "spec/volumeClaimTemplates/0/metadata/name",
+            "other",
+            "must claim a volume for its spool",
         ),
         (manifests.providers, "Service/worker-google", "spec/clusterIP", None, "must be there, and headless"),
     ],
@@ -128,6 +135,7 @@ def test_a_workload_without_probes_is_found() -> None:
         ("billing", {"environment": {}}, "OPENTOKEN_SIGNING_KEY_FILE is missing"),
         ("billing", {"depends_on": {}}, "must wait for a service harden"),
         ("harden", {"command": ["services.billing.migrations"]}, "must wait for a service harden"),
+        ("edge", {"stop_grace_period": "60s"}, "shorter than a drain may take"),
         ("worker-google", {"command": ["services.edge"]}, "no service worker-google runs"),
     ],
 )

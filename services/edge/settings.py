@@ -9,6 +9,7 @@ from pydantic_settings import NoDecode
 from shared.settings import BusSettings, InternalSettings, ProcessSettings, SpoolSettings
 
 Url = Annotated[str, Field(pattern=r"^http://")]
+Urls = Annotated[list[Url], Field(min_length=1)]
 
 
 def _json(text: object) -> object:
@@ -23,7 +24,7 @@ class EdgeSettings(ProcessSettings, BusSettings, SpoolSettings, InternalSettings
     """
 
     worker_url: Annotated[str, Field(pattern=r"^http://.*\{provider\}")] = "http://worker-{provider}:8080"
-    worker_urls: Annotated[dict[str, Url | list[Url]], NoDecode, BeforeValidator(_json)] = Field(default_factory=dict)
+    worker_urls: Annotated[dict[str, Url | Urls], NoDecode, BeforeValidator(_json)] = Field(default_factory=dict)
     billing_url: Url = "http://billing:8080"
 
     def workers_of(self, providers: list[str]) -> dict[str, str | list[str]]:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import socket
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -9,6 +11,7 @@ from yarl import URL
 
 from services.edge import client as client_module
 from services.edge.client import HIGH_WATER_BYTES, Client, WorkerGone
+from shared.drain import LINGER_S
 from tests.unit.workers.running import until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 5\r\n\r\nhello"
@@ -157,22 +160,79 @@ async def test_a_client_that_reads_slowly_holds_little_memory() -> None:
         client.close()
 
 
-async def test_a_connection_that_was_idle_for_long_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    connections = []
+async def test_an_idle_connection_is_closed_by_the_edge_before_a_worker_that_drains_would(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert client_module.IDLE_S < LINGER_S
+    monkeypatch.setattr(client_module, "IDLE_S", 0.1)
+    left = asyncio.Event()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.append(writer)
-        while True:
-            await request(reader)
-            writer.write(OK)
+        await request(reader)
+        writer.write(OK)
+        assert await reader.read() == b""
+        left.set()
 
     client = Client()
-    async with server(talk) as url:
+    async with server(talk) as url, asyncio.timeout(10):
         await answered(client, url)
-        monkeypatch.setattr(client_module, "IDLE_S", -1.0)
-        await answered(client, url)
+        await left.wait()
+        assert not client._idle, "nothing is kept of an address that may never come back"
         client.close()
-    assert len(connections) == 2
+
+
+async def test_each_connection_is_idle_for_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "IDLE_S", 0.2)
+    left: list[asyncio.StreamWriter] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1):
+            await request(reader)
+            writer.write(OK)
+        left.append(writer)
+
+    client = Client()
+    async with server(talk) as url, contextlib.AsyncExitStack() as both:
+        for _ in range(2):
+            connection = await client.connection((str(url.host), url.port or 0))
+            reply = await both.enter_async_context(client.post(connection, url.path, {}, b"{}"))
+            assert await reply.read() == b"hello"
+        await both.aclose()
+        while not left:  # one of the two is kept in use until the other one was closed
+            assert await answered(client, url) == (200, b"hello")
+        assert await answered(client, url) == (200, b"hello")
+        assert len(left) == 1
+        client.close()
+
+
+async def test_a_connection_that_the_worker_has_closed_is_not_used_even_before_the_loop_hears_of_it() -> None:
+    connections = 0
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            nonlocal connections
+            for _ in range(2):
+                accepted, _ = listening.accept()
+                connections += 1
+                with accepted:
+                    assert accepted.recv(4096)
+                    accepted.sendall(OK)
+                    answered_once.wait(10)
+
+        client, answered_once = Client(), threading.Event()
+        url = URL(f"http://127.0.0.1:{listening.getsockname()[1]}/v1/x")
+        worker = threading.Thread(target=serve)
+        worker.start()
+        assert await answered(client, url) == (200, b"hello")
+        (kept,) = client._idle[str(url.host), url.port or 0]
+        answered_once.set()
+        while kept.usable:  # the loop does not run meanwhile: only the kernel can know
+            pass
+        assert kept.free
+        assert await answered(client, url) == (200, b"hello")
+        client.close()
+        worker.join()
+    assert connections == 2
 
 
 async def test_bytes_that_nobody_asked_for_are_never_taken_for_the_next_answer() -> None:

@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 from services.edge import relay
 from services.edge.relay import Ending
 from services.simulator.app import build_app as build_simulator
+from shared.errors import BillingUnavailable
+from shared.events import Encoded
 from shared.http import ClientLeft, listening
+from shared.spool import Outbox
 from shared.sse import Decoder
 from tests.servers.process import Keeper, Process, free_ports
-from tests.unit.edge.running import DONE, HELLO, MODEL, Edge, edge, edge_before
+from tests.unit.edge.running import DONE, HELLO, MODEL, Edge, edge, edge_before, fine
 from tests.unit.workers.running import TOKEN, until
 
 STREAM = HELLO | {"stream": True}
@@ -127,7 +130,7 @@ async def test_the_body_that_the_client_sent_is_the_body_that_the_worker_gets() 
 
     async def worker(request: web.Request) -> web.Response:
         got.append(await request.read())
-        return web.json_response({})
+        return await fine(request)
 
     async with edge(worker) as running:
         await running.ask(sent)
@@ -172,6 +175,61 @@ async def test_an_answer_that_was_seen_to_its_end_is_never_recorded_as_lost(cut:
         answer = await running.ask(STREAM)
         await running.answers()
         assert answer.body == WORDS + DONE
+        assert not running.books.records
+
+
+@pytest.mark.parametrize("mark", [None, "", "soon"])
+async def test_a_whole_answer_without_its_settled_mark_is_never_passed_on(mark: str | None) -> None:
+    """Nobody knows that its usage is durable: a client that has read it might not be billed."""
+
+    async def worker(request: web.Request) -> web.Response:
+        return web.json_response({"a": 1}, headers={} if mark is None else {"x-opentoken-settled": mark})
+
+    async with edge(worker) as running:
+        answer = await running.ask(HELLO)
+        record = await running.books.only()
+    assert answer.status == 500
+    check_lost(record, answer.headers["x-request-id"], stream=False)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_a_lost_worker_is_told_of_even_where_that_cannot_be_put_on_record(
+    stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(outbox: Outbox, event: Encoded) -> None:
+        raise BillingUnavailable
+
+    monkeypatch.setattr(Outbox, "put", full)
+    async with edge(playing(WORDS, cut=True) if stream else hang_up) as running:
+        answer = await running.ask(STREAM if stream else HELLO)
+    if stream:
+        assert b'"type":"api_error"' in answer.body
+        assert answer.body.endswith(DONE)
+    else:
+        assert (answer.status, answer.json["error"]["type"], answer.code) == (500, "api_error", None)
+
+
+async def test_a_client_that_takes_no_more_until_the_time_is_up_has_left_and_no_worker_is_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay, "LONGEST_S", 0.3)
+    ended = asyncio.Event()
+
+    async def worker(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(WORDS * 1000)
+        finally:
+            ended.set()
+
+    async with edge(worker) as running:
+        async with running.post(STREAM) as answer:
+            await asyncio.wait_for(ended.wait(), timeout=10)
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await answer.read()
+        await running.answers()
         assert not running.books.records
 
 

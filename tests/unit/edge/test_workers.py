@@ -12,6 +12,8 @@ from structlog.testing import capture_logs
 
 from services.edge import workers as workers_module
 from services.edge.workers import Workers
+from shared import http
+from shared.drain import DRAINING
 from shared.errors import NoSupplier
 from tests.servers.process import free_ports
 from tests.unit.edge.running import HELLO, edge_before, serving
@@ -45,13 +47,14 @@ async def names(monkeypatch: pytest.MonkeyPatch) -> Names:
     return Names(monkeypatch)
 
 
+async def own_address(request: web.Request) -> web.Response:
+    """A worker that answers with its address."""
+    return web.Response(text=request.host.partition(":")[0])
+
+
 @contextlib.asynccontextmanager
 async def running(*hosts: str) -> AsyncIterator[Workers]:
     """Workers on these addresses, each of which answers with its own."""
-
-    async def own_address(request: web.Request) -> web.Response:
-        return web.Response(text=request.host.partition(":")[0])
-
     (port,) = free_ports(1)
     async with contextlib.AsyncExitStack() as stack:
         for host in hosts:
@@ -134,3 +137,49 @@ async def test_a_name_that_never_resolved_is_not_ready(names: Names) -> None:
     names.addresses = []
     with pytest.raises(NoSupplier, match="no p worker is known"):
         await Workers({"p": f"http://{NAME}:80"}).ready("p")
+
+
+async def test_a_worker_that_drains_is_left_to_the_others_and_its_idle_connections_are_closed(names: Names) -> None:
+    names.addresses = list(HOSTS[:2])
+    async with contextlib.AsyncExitStack() as stack:
+        (port,) = free_ports(1)
+        draining = http.build_app("worker", {})
+        draining.router.add_post("/", own_address)
+        await stack.enter_async_context(http.listening(draining, HOSTS[0], port))
+        await stack.enter_async_context(serving(own_address, HOSTS[1], port))
+        workers = Workers({"p": f"http://{NAME}:{port}"})
+        stack.callback(workers.close)
+        async with contextlib.AsyncExitStack() as at_once:
+            for _ in range(4):
+                await (await at_once.enter_async_context(workers.post("p", "/", b"", {}))).read()
+        assert len(workers._client._idle[HOSTS[0], port]) == 2
+        draining[DRAINING].set()
+        answers = [await answered_by(workers) for _ in range(6)]
+        assert answers.count(HOSTS[0]) == 1, "it is asked until it has said so"
+        assert (HOSTS[0], port) not in workers._client._idle
+        names.addresses = [HOSTS[0]]
+        workers._pools["p"].resolved_at = -workers_module.RESOLVE_EVERY_S
+        assert await answered_by(workers) == HOSTS[0], "where there is no other, it still answers"
+
+
+async def test_idle_connections_to_an_address_that_the_name_has_lost_are_closed(names: Names) -> None:
+    async with running(*HOSTS[:1]) as workers:
+        names.addresses = [HOSTS[0]]
+        await answered_by(workers)
+        assert workers._client._idle
+        names.addresses = [HOSTS[1]]
+        workers._pools["p"].resolved_at = -workers_module.RESOLVE_EVERY_S
+        await workers.ready("p")
+        assert not workers._client._idle
+
+
+async def test_a_provider_may_have_several_names_and_one_that_fails_takes_nothing_from_the_others() -> None:
+    (port,) = free_ports(1)
+    async with contextlib.AsyncExitStack() as stack:
+        for host in HOSTS:
+            await stack.enter_async_context(serving(own_address, host, port))
+        workers = Workers({"p": [f"http://{host}:{port}" for host in HOSTS] + [f"http://nowhere.invalid:{port}"]})
+        stack.callback(workers.close)
+        async with contextlib.AsyncExitStack() as at_once:
+            answers = [await at_once.enter_async_context(workers.post("p", "/", b"", {})) for _ in HOSTS]
+            assert {(await answer.read()).decode() for answer in answers} == set(HOSTS)

@@ -105,6 +105,23 @@ async def test_our_own_error_tells_the_client_an_id_and_the_log_the_rest() -> No
     assert failure["request_id"] == answer.headers["x-request-id"]
 
 
+async def test_what_fails_inside_a_stream_breaks_it_off_and_is_never_written_into_it() -> None:
+    async def half(request: web.Request) -> web.StreamResponse:
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        await stream.write(b"half")
+        raise SpendLimitExceeded
+
+    app = http.build_app("test", {})
+    app.router.add_get("/half", half)
+    async with http.listening(app, "127.0.0.1", 0) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /half HTTP/1.1\r\nHost: h\r\n\r\n")
+        _, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        writer.close()
+    assert body in {b"", b"4\r\nhalf\r\n"}
+
+
 async def test_headers_of_an_error_reach_the_client() -> None:
     async with serving() as session, session.get("/refusing") as answer:
         assert answer.headers["Retry-After"] == "9"

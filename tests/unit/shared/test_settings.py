@@ -99,9 +99,11 @@ def test_an_empty_variable_is_one_that_is_not_set(
 def test_the_workers_that_the_pattern_does_not_fit_are_named_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     given(monkeypatch, OPENTOKEN_WORKER_URL="http://w-{provider}:1", OPENTOKEN_WORKER_URLS='{"b":"http://other:2"}')
     assert load(EdgeSettings).workers_of(["a", "b"]) == {"a": "http://w-a:1", "b": "http://other:2"}
+    given(monkeypatch, OPENTOKEN_WORKER_URLS='{"b":["http://one:2", "http://two:2"]}')
+    assert load(EdgeSettings).workers_of(["b"]) == {"b": ["http://one:2", "http://two:2"]}
 
 
-@pytest.mark.parametrize("wrong", ["not json", "[]", '{"b": 3}', '{"b": "ftp://x"}'])
+@pytest.mark.parametrize("wrong", ["not json", "[]", '{"b": 3}', '{"b": "ftp://x"}', '{"b": []}'])
 def test_a_list_of_workers_that_cannot_be_read_is_told_like_any_problem(
     wrong: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
