@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import httpx2
 import openai
 
 from tests.e2e.books import Read, cost_pico
@@ -79,10 +80,10 @@ def whole(chunks: list[Any]) -> Read:
 
 
 @contextlib.contextmanager
-def running(stack: Stack, directives: str = "") -> Iterator[Load]:
+def running(stack: Stack, directives: str = "", http_client: httpx2.Client | None = None) -> Iterator[Load]:
     """Load for the length of the block; what went wrong in a client is raised at its end."""
     with (
-        openai.OpenAI(base_url=stack.base_url, api_key=stack.key, max_retries=0) as client,
+        openai.OpenAI(base_url=stack.base_url, api_key=stack.key, max_retries=0, http_client=http_client) as client,
         ThreadPoolExecutor(CLIENTS) as threads,
     ):
         load = Load(client, directives)

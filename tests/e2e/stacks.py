@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import sys
 import time
 import urllib.error
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import servers
+from tests.e2e import balancer
 from tests.servers import Server
 from tests.servers.process import Keeper, Process, free_ports
 
@@ -39,8 +41,22 @@ class Service:
     def start(self) -> None:
         """Start it, and return when all that it depends on answers."""
         self.process.start()
+        self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Return when it, and all that it depends on, answers."""
         path = "health" if self.name == "simulator" else "ready"
         until(lambda: fetch(f"{self.url}/{path}")["status"] == "ok", f"{self.name} is ready", self.process)
+
+    def told_to_stop(self) -> None:
+        """Send it SIGTERM."""
+        os.kill(self.process.pid, signal.SIGTERM)
+
+    def exit_code(self) -> int:
+        """How it ended by itself; it can be started again."""
+        code = self.process.wait()
+        self.process.kill()
+        return code
 
     def log(self) -> str:
         return (self._keeper.folder / "server.log").read_text(errors="replace")
@@ -58,6 +74,7 @@ class Stack:
     billing_url: str
     key: str = KEY
     simulator_url: str | None = None
+    base_urls: list[str] = field(default_factory=list)
     services: dict[str, Service] = field(default_factory=dict)
 
     def audit(self, path: str, **query: Any) -> dict[str, Any]:
@@ -130,46 +147,71 @@ def local(env: Mapping[str, str] | None = None) -> Iterator[Stack]:
 
 
 @contextlib.contextmanager
-def separate(database_url: str, broker_url: str, upstream_url: str | None = None) -> Iterator[Stack]:
-    """Each service as a process of its own, over RabbitMQ and PostgreSQL; the upstream is by default the simulator."""
-    names = ["simulator", "billing", "worker-anthropic", "worker-google", "edge"]
+def separate(
+    database_url: str, broker_url: str, upstream_url: str | None = None, *, replicas: int = 1
+) -> Iterator[Stack]:
+    """Each service as a process of its own, over RabbitMQ and PostgreSQL; the upstream is by default the simulator.
+
+    Of edge, billing and each worker there are `replicas`: `edge`, `edge-2` and so on. The billing services stand behind
+    one address.
+    """
+    kinds = ["billing", "worker-anthropic", "worker-google", "edge"]
+    names = ["simulator", *(_replica(kind, n) for n in range(1, replicas + 1) for kind in kinds)]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
+
+    def all_of(kind: str) -> list[str]:
+        return [urls[_replica(kind, n)] for n in range(1, replicas + 1)]
+
     upstream = upstream_url or urls["simulator"]
-    common = {
-        **SECRETS,
-        "OPENTOKEN_HOST": "127.0.0.1",
-        "OPENTOKEN_BROKER_URL": broker_url,
-        "OPENTOKEN_METRICS_PORT": "0",
-    }
-    own = {
-        "simulator": {},
-        "billing": {"OPENTOKEN_DATABASE_URL": database_url},
-        "worker-anthropic": {"ANTHROPIC_API_KEY": "simulated", "ANTHROPIC_BASE_URL": upstream},
-        "worker-google": {"GEMINI_API_KEY": "simulated", "GOOGLE_GEMINI_BASE_URL": upstream},
-        "edge": {
-            "OPENTOKEN_BILLING_URL": urls["billing"],
-            "OPENTOKEN_WORKER_URLS": json.dumps({n: urls[f"worker-{n}"] for n in ("anthropic", "google")}),
-        },
-    }
     migrate(database_url)
     with contextlib.ExitStack() as stack:
+        billing_url = stack.enter_context(
+            balancer.in_front_of([ports[_replica("billing", n + 1)] for n in range(replicas)])
+        )
+        common = {
+            **SECRETS,
+            "OPENTOKEN_HOST": "127.0.0.1",
+            "OPENTOKEN_BROKER_URL": broker_url,
+            "OPENTOKEN_METRICS_PORT": "0",
+        }
+        own = {
+            "simulator": {},
+            "billing": {"OPENTOKEN_DATABASE_URL": database_url},
+            "worker-anthropic": {"ANTHROPIC_API_KEY": "simulated", "ANTHROPIC_BASE_URL": upstream},
+            "worker-google": {"GEMINI_API_KEY": "simulated", "GOOGLE_GEMINI_BASE_URL": upstream},
+            "edge": {
+                "OPENTOKEN_BILLING_URL": billing_url,
+                "OPENTOKEN_WORKER_URLS": json.dumps({n: all_of(f"worker-{n}") for n in ("anthropic", "google")}),
+            },
+        }
         services = {}
         for name in names:
-            env = {**common, **own[name], "OPENTOKEN_PORT": str(ports[name])}
-            module = f"services.{name.replace('worker-', 'workers.')}"
+            kind = re.sub(r"-\d+$", "", name)
+            env = {**common, **own[kind], "OPENTOKEN_PORT": str(ports[name])}
+            module = f"services.{kind.replace('worker-', 'workers.')}"
             services[name] = stack.enter_context(contextlib.closing(Service(name, module, env, urls[name])))
-            services[name].start()
-        yield Stack(f"{urls['edge']}/v1", urls["billing"], simulator_url=urls["simulator"], services=services)
+        services["billing"].start()  # before the others of its kind: it makes the demo workspace
+        others = [service for name, service in services.items() if name != "billing"]
+        for service in others:
+            service.process.start()
+        for service in others:
+            service.wait_until_ready()
+        edges = [f"{url}/v1" for url in all_of("edge")]
+        yield Stack(edges[0], billing_url, simulator_url=urls["simulator"], base_urls=edges, services=services)
+
+
+def _replica(kind: str, number: int) -> str:
+    return kind if number == 1 else f"{kind}-{number}"
 
 
 @contextlib.contextmanager
-def on_servers(postgres: Server, rabbitmq: Server) -> Iterator[Stack]:
+def on_servers(postgres: Server, rabbitmq: Server, *, replicas: int = 1) -> Iterator[Stack]:
     """Separate processes on a database and a virtual host of their own."""
     with (
         servers.database(postgres) as database_url,
         servers.vhost(rabbitmq) as broker_url,
-        separate(database_url, broker_url) as stack,
+        separate(database_url, broker_url, replicas=replicas) as stack,
     ):
         yield stack
 

@@ -45,13 +45,6 @@ def press_ctrl_c(service: Service) -> None:
     os.kill(service.process.pid, signal.SIGINT)
 
 
-def exit_code(service: Service) -> int:
-    """How it ended; it can be started again."""
-    code = service.process.wait()
-    service.process.kill()
-    return code
-
-
 def printed(service: Service, name: str) -> str:
     """A value of the greeting; of the last one, where there were several starts."""
     return re.findall(rf"^ +{name} +(\S.*)$", service.log(), re.MULTILINE)[-1]
@@ -80,7 +73,7 @@ def test_ctrl_c_ends_it_and_the_next_start_has_the_same_key_and_balance(local: t
         spent = cost_pico(sdk.chat.completions.create(model=MODEL, messages=HELLO).usage)
         started = time.monotonic()
         press_ctrl_c(service)
-        assert exit_code(service) == 0
+        assert service.exit_code() == 0
     assert time.monotonic() - started < PROMPT_S
     service.start()
     assert printed(service, "key") == key
@@ -99,7 +92,7 @@ def test_an_answer_under_way_at_ctrl_c_is_finished_and_billed(local: tuple[Servi
         chunks = [next(stream)]
         press_ctrl_c(service)
         chunks += stream
-    assert exit_code(service) == 0
+    assert service.exit_code() == 0
     read = whole(chunks)
     service.start()
     assert stack.settled(read.id)["outcome"] == "completed"
