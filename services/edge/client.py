@@ -10,99 +10,30 @@ import contextlib
 import select
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from time import monotonic
 from typing import cast
 
 import httptools
 
+from services.edge.reply import Reply, WorkerGone
+
 CONNECT_TIMEOUT_S = 2.0  # within a cluster a connection takes a millisecond
 IDLE_S = 5.0  # an unused connection is closed, well before a worker that drains stops waiting for it (LINGER_S)
-HIGH_WATER_BYTES = 64 * 1024  # of an answer held for a client that reads slowly; then the worker has to wait
+READ_BYTES = 64 * 1024  # taken off a connection at once; the loop's own choice would be four times as much
 
 Address = tuple[str, int]
 """Where a worker listens: its IP address and port."""
 
 
-class WorkerGone(ConnectionError):
-    """the connection broke before the answer was whole"""
+class Connection(asyncio.BufferedProtocol):
+    """One connection to one worker; it carries a request only while no other is on it.
 
+    `buffer` may serve all connections: what arrives in it is taken out before the loop reads again.
+    """
 
-class Reply:
-    """One answer as it comes. Header names are lower case."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self.status, self.headers, self.complete = 0, dict[str, str](), False
-        self._transport, self._pieces, self._held_bytes = transport, list[bytes](), 0
-        self._failed: WorkerGone | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    @property
-    def media_type(self) -> str:
-        """The content type without its parameters."""
-        return self.headers.get("content-type", "").partition(";")[0].strip()
-
-    async def begun(self) -> None:
-        """Return once status and headers are here. Raises WorkerGone."""
-        while not self.status:
-            await self._change()
-
-    async def readany(self) -> bytes:
-        """What has come since the last call, at least a byte; b"" at the end. Raises WorkerGone."""
-        while not self._pieces and not self.complete:
-            await self._change()
-        data = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
-        self._pieces.clear()
-        if self._held_bytes > HIGH_WATER_BYTES:
-            self._transport.resume_reading()
-        self._held_bytes = 0
-        return data
-
-    async def read(self) -> bytes:
-        """All of it. Raises WorkerGone."""
-        pieces = []
-        while piece := await self.readany():
-            pieces.append(piece)
-        return b"".join(pieces)
-
-    def on_head(self, status: int, headers: dict[str, str]) -> None:
-        """Called by the connection."""
-        self.status, self.headers = status, headers
-        self._wake()
-
-    def on_body(self, data: bytes) -> None:
-        """Called by the connection."""
-        self._pieces.append(data)
-        before, self._held_bytes = self._held_bytes, self._held_bytes + len(data)
-        if before <= HIGH_WATER_BYTES < self._held_bytes:
-            self._transport.pause_reading()
-        self._wake()
-
-    def on_end(self) -> None:
-        """Called by the connection."""
-        self.complete = True
-        self._wake()
-
-    def on_failure(self, why: WorkerGone) -> None:
-        """Called by the connection."""
-        self._failed = why
-        self._wake()
-
-    async def _change(self) -> None:
-        if self._failed is not None:
-            raise self._failed
-        self._waiter = asyncio.get_running_loop().create_future()
-        await self._waiter
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-
-class Connection(asyncio.Protocol):
-    """One connection to one worker; it carries a request only while no other is on it."""
-
-    def __init__(self, address: Address) -> None:
-        self.address, self.idle_since = address, 0.0
+    def __init__(self, address: Address, buffer: memoryview) -> None:
+        self.address, self.idle_since, self._buffer = address, 0.0, buffer
         self._reply: Reply | None = None
 
     @property
@@ -139,10 +70,14 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # by duck-typing: uvloop's has other ancestors
         self._socket: int = transport.get_extra_info("socket").fileno()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the loop's guess, which is far too large
+        """Called by the loop."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Called by the loop."""
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(self._buffer[:nbytes])
         except (AttributeError, httptools.HttpParserError) as error:  # also: bytes that nobody asked for
             self.connection_lost(error)
             self.cut()
@@ -182,6 +117,7 @@ class Client:
     def __init__(self) -> None:
         self._idle: defaultdict[Address, list[Connection]] = defaultdict(list)
         self._reaper: asyncio.TimerHandle | None = None
+        self._buffer = memoryview(bytearray(READ_BYTES))
 
     async def connection(self, address: Address) -> Connection:
         """A connection with no request on it; the one used last is taken first. Raises OSError."""
@@ -192,7 +128,9 @@ class Client:
                 return connection
             connection.cut()
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            _, connection = await asyncio.get_running_loop().create_connection(lambda: Connection(address), *address)
+            _, connection = await asyncio.get_running_loop().create_connection(
+                partial(Connection, address, self._buffer), *address
+            )
         return connection
 
     @contextlib.asynccontextmanager

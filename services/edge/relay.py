@@ -14,7 +14,7 @@ import orjson
 import structlog
 from aiohttp import web
 
-from services.edge.client import Reply, WorkerGone
+from services.edge.reply import Reply, WorkerGone
 from services.edge.workers import Workers
 from shared.errors import ApiError, WorkerLost
 from shared.http import ClientLeft

@@ -16,7 +16,8 @@ from time import monotonic
 import structlog
 from yarl import URL
 
-from services.edge.client import Address, Client, Connection, Reply
+from services.edge.client import Address, Client, Connection
+from services.edge.reply import Reply
 from shared.drain import LINGER_S
 from shared.errors import NoSupplier
 

@@ -7,6 +7,8 @@ from services.workers.upstream import reading, understanding
 from shared.errors import NoSupplier
 from shared.sse import Decoder, EventTooLarge
 
+PIECE_BYTES = 64 * 1024  # translated at once: what a client that reads slowly is sent next is held in several forms
+
 
 class Translation:
     """From bytes to deltas, without I/O. `text_bytes` counts what came, for estimates."""
@@ -50,11 +52,11 @@ class Reader:
         self._content = content
 
     async def read(self) -> list[Delta] | None:
-        """The next deltas, all that are here; None at the end. Raises Failed, also for an end without a finish."""
+        """The next deltas of those that are here; None at the end. Raises Failed, also for an end without a finish."""
         while True:
             try:
                 with reading():
-                    chunk = await self._content.readany()
+                    chunk = await self._content.read(PIECE_BYTES)
             except Failed:
                 if self.translation.stream.finish is None:
                     raise

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import inspect
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import aiohttp
 import orjson
 from aiohttp import web
+from yarl import URL
 
 from services.workers import anthropic, google
 from services.workers.host import HOST, build_app
@@ -188,3 +190,30 @@ async def provider_that(answers: Callable[[web.Request], Awaitable[web.StreamRes
     app.router.add_route("*", "/{path:.*}", answers)
     async with listening(app, "127.0.0.1", 0) as port:
         yield f"http://127.0.0.1:{port}"
+
+
+async def never_ends(request: web.Request, said: list[int] | None = None) -> web.StreamResponse:
+    """Plays Anthropic saying more than any connection holds; `said` gets the bytes of each event that was taken."""
+    stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await stream.prepare(request)
+    usage = {"input_tokens": 5, "output_tokens": 1}
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [], "usage": usage}
+    words = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "x" * 10_000}}
+    start: dict[str, Any] = {"type": "message_start", "message": message}
+    block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+    for event in [start, block] + [words] * 10_000:
+        data = f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+        await stream.write(data)
+        if said is not None:
+            said.append(len(data))
+    return stream
+
+
+def slow(url: str) -> socket.socket:
+    """A connection whose kernel holds little, so that who does not read it is soon waited for."""
+    address = URL(url)
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect((address.host, address.port))
+    client.setblocking(False)
+    return client

@@ -3,14 +3,10 @@
 import asyncio
 import contextlib
 import json
-import socket
 from collections.abc import AsyncIterator
-from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
-from yarl import URL
 
 from services.workers.host import build_app
 from shared.bus.local import LocalBus
@@ -25,7 +21,9 @@ from tests.unit.workers.running import (
     Simulator,
     Worker,
     chat,
+    never_ends,
     provider_that,
+    slow,
     supplier,
 )
 
@@ -121,27 +119,3 @@ async def test_a_client_that_takes_no_more_until_the_deadline_pays_for_what_had_
     assert (record.outcome, record.usage_source) == ("client_disconnected", "estimated")
     assert record.cost == record.owed > 0
     assert b'"upstream_timeout"' in rest, "a client that comes back is told that this is not the whole answer"
-
-
-async def never_ends(request: web.Request) -> web.StreamResponse:
-    """Plays a provider that says more than any connection holds."""
-    stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    await stream.prepare(request)
-    usage = {"input_tokens": 5, "output_tokens": 1}
-    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": [], "usage": usage}
-    words = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "x" * 10_000}}
-    start: dict[str, Any] = {"type": "message_start", "message": message}
-    block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
-    for event in [start, block] + [words] * 10_000:
-        await stream.write(f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode())
-    return stream
-
-
-def slow(url: str) -> socket.socket:
-    """A connection whose kernel holds little, so that who does not read it is soon waited for."""
-    address = URL(url)
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.connect((address.host, address.port))
-    client.setblocking(False)
-    return client
