@@ -8,12 +8,17 @@ import orjson
 from shared.errors import BillingUnavailable, NotFound
 
 TIMEOUT_S = 5.0  # an answer takes milliseconds; a client should not wait longer than this to learn that it fails
+IDLE_S = 5.0  # an unused connection is closed, before a billing service that drains would (LINGER_S)
 RETRY_AFTER: Final = {"Retry-After": "5"}
 
 
 def build_session() -> aiohttp.ClientSession:
     """The client for billing."""
-    return aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S), cookie_jar=aiohttp.DummyCookieJar())
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(keepalive_timeout=IDLE_S),
+        timeout=aiohttp.ClientTimeout(total=TIMEOUT_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
 
 
 class Billing:
