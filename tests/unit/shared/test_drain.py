@@ -101,6 +101,7 @@ async def test_a_kept_connection_is_answered_on_until_its_client_has_had_the_tim
             await until(lambda: _closed(url), "new connections are refused")
             service.finish.set()
             await stream.read()
+        await asyncio.sleep(3 * drain.TICK_S)  # which is how long this client has nothing to ask
         async with session.get(f"{url}/health") as answer:  # a new connection would be refused
             assert answer.headers["Connection"] == "close"
         await asyncio.wait_for(ending, DEADLINE_S)

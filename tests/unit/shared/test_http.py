@@ -117,7 +117,8 @@ async def test_what_fails_inside_a_stream_breaks_it_off_and_is_never_written_int
     async with http.listening(app, "127.0.0.1", 0) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /half HTTP/1.1\r\nHost: h\r\n\r\n")
-        _, _, body = (await reader.read()).partition(b"\r\n\r\n")
+        async with asyncio.timeout(10):
+            _, _, body = (await reader.read()).partition(b"\r\n\r\n")
         writer.close()
     assert body in {b"", b"4\r\nhalf\r\n"}
 
