@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -206,8 +207,11 @@ async def test_each_connection_is_idle_for_its_own_time(monkeypatch: pytest.Monk
         client.close()
 
 
-async def test_a_connection_that_the_worker_has_closed_is_not_used_even_before_the_loop_hears_of_it() -> None:
-    connections = 0
+async def test_a_connection_that_the_worker_has_closed_is_not_used_even_before_the_loop_hears_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client_module, "IDLE_S", 600.0)
+    connections, deadline = 0, time.monotonic() + 10
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
@@ -228,7 +232,7 @@ async def test_a_connection_that_the_worker_has_closed_is_not_used_even_before_t
         (kept,) = client._idle[str(url.host), url.port or 0]
         answered_once.set()
         while kept.usable:  # the loop does not run meanwhile: only the kernel can know
-            pass
+            assert time.monotonic() < deadline
         assert kept.free
         assert await answered(client, url) == (200, b"hello")
         client.close()
