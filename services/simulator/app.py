@@ -20,6 +20,7 @@ from services.simulator.google.accounts import Account
 from services.simulator.google.errors import Refusal as GoogleRefusal
 from services.simulator.script import Call, Script
 from services.simulator.served import ServedLog
+from shared.drain import DRAINING
 from shared.http import json_response
 from shared.ids import new_id
 from shared.settings import ProcessSettings
@@ -42,7 +43,7 @@ class Simulator:
     def __init__(self, settings: SimulatorSettings | None) -> None:
         self.served = ServedLog(settings.simulator_log if settings else None)
         self.google = Google()
-        self._stopping = asyncio.Event()
+        self.stopping = asyncio.Event()
         self._numbers = count(1)
         self._attempts: OrderedDict[bytes, int] = OrderedDict()
 
@@ -50,10 +51,6 @@ class Simulator:
         """The log's file is open for as long as the application runs."""
         yield
         self.served.close()
-
-    async def stop(self, _: web.Application) -> None:
-        """Let go of the requests that are kept waiting."""
-        self._stopping.set()
 
     def handler(
         self, provider: str, operation: str | None, respond: Callable[[Call], Script]
@@ -74,7 +71,7 @@ class Simulator:
                 attempt=lambda: self._attempt(digest),
             )
             ticket = Ticket(next(self._numbers), provider, operation or request.match_info["method"], started)
-            return await Delivery(request, respond(call), ticket, self.served).run(self._stopping)
+            return await Delivery(request, respond(call), ticket, self.served).run(self.stopping)
 
         return handle
 
@@ -116,7 +113,7 @@ def build_app(settings: SimulatorSettings | None = None) -> web.Application:
     simulator = Simulator(settings)
     app = web.Application(middlewares=[envelope], client_max_size=MAX_BODY_BYTES)
     app.cleanup_ctx.append(simulator.lifetime)
-    app.on_shutdown.append(simulator.stop)
+    app[DRAINING] = simulator.stopping  # which lets go of the requests that are kept waiting
     app.router.add_get("/health", health)
     app.router.add_get("/simulator/served", simulator.read_served)
     app.router.add_delete("/simulator/served", simulator.clear_served)

@@ -161,3 +161,12 @@ def usage_of(stream: bytes) -> Any:
     chunks = [json.loads(event.data) for event in Decoder().feed(stream) if event.data != "[DONE]"]
     (usage,) = [chunk["usage"] for chunk in chunks if "usage" in chunk]
     return usage
+
+
+async def test_the_deadline_holds_for_an_answer_of_google_that_nobody_waits_for(running: Running) -> None:
+    body = chat("google", "A saga [[tokens=2000 chunks=1000 chunk_delay_ms=100]]", stream=True)
+    async with running("google") as worker:
+        async with worker.post(body, x_opentoken_deadline_ms="700") as response:
+            await response.content.readany()
+        record = await worker.books.only()
+    assert (record.outcome, record.usage_source) == ("client_disconnected", "estimated")
