@@ -1,10 +1,7 @@
-"""How a service ends: its last seconds, in which nobody loses an answer.
-
-1. It says so: `/ready` fails, and every answer carries `Connection: close`. New connections are still taken, for
-   LINGER_S, until load balancers and edges have noticed.
-2. It takes no new connections. What runs may finish, for GRACE_S at most. A kept connection is left to its client to
-   close: whoever closes one on which the other end may be sending loses a request.
-3. What still runs is broken off by the app's `on_shutdown` and then by aiohttp; the app cleans up, within FLUSH_S.
+"""How a service ends: first it says so (`/ready` fails, answers carry `Connection: close`) and still takes connections,
+until load balancers and edges have noticed; then it takes none, and what runs may finish; then it breaks the rest off
+(the app's `on_shutdown`, then aiohttp) and cleans up. A kept connection is left to its client to close: whoever closes
+one on which the other end may be sending loses a request.
 """
 
 import asyncio
@@ -25,7 +22,7 @@ UNDER_WAY: web.AppKey[Collection[object]] = web.AppKey("under_way")
 
 
 async def drain(app: web.Application, runner: web.AppRunner, linger_s: float, grace_s: float) -> None:
-    """The first two steps; `linger_s` is also how long a silent connection is left to its client to close."""
+    """All but the last step; `linger_s` is also how long a silent connection is left to its client to close."""
     if DRAINING in app:
         app[DRAINING].set()
     started = quiet_since = monotonic()
@@ -34,6 +31,7 @@ async def drain(app: web.Application, runner: web.AppRunner, linger_s: float, gr
     while (now := monotonic()) < over_at:
         if now >= closing_at:
             for site in runner.sites:
+                # Whom the kernel has connected and this loop has not taken yet is reset here: hence LINGER_S.
                 await site.stop()
         if _at_work(app, runner):
             quiet_since = now
