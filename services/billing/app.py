@@ -13,6 +13,7 @@ from services.billing.admin import Admin
 from services.billing.admin_log import Handler, logged
 from services.billing.audit import Audit
 from services.billing.bootstrap import bootstrap
+from services.billing.claims import Claims
 from services.billing.consumer import consume, handler
 from services.billing.database import Threads, connect, ping
 from services.billing.ledger import Ledger
@@ -31,7 +32,7 @@ def build_app(settings: BillingSettings, bus: Bus) -> web.Application:
     """
     engine, threads = connect(settings.database_url.get_secret_value()), Threads()
     ledger, accounts = Ledger(engine, settings.ledger_shards), Accounts(engine)
-    signer = make_signer(engine, settings)
+    signer, claims = make_signer(engine, settings), Claims(engine, ledger, threads)
 
     async def resources(_: web.Application) -> AsyncIterator[None]:
         try:
@@ -40,6 +41,7 @@ def build_app(settings: BillingSettings, bus: Bus) -> web.Application:
             post = handler(ledger, threads)
             tasks = [asyncio.create_task(consume(bus, shard, post)) for shard in shards]
             tasks.append(asyncio.create_task(keep_ahead(engine, threads)))
+            tasks.append(asyncio.create_task(claims.keep_purging()))
             if signer is not None:
                 tasks.append(asyncio.create_task(keep_signing(signer, threads)))
             yield
@@ -60,6 +62,7 @@ def build_app(settings: BillingSettings, bus: Bus) -> web.Application:
     app = http.build_app("billing", {"database": database, "consumer": consumer})
     app.cleanup_ctx.append(resources)
     noted = partial(logged, engine=engine, threads=threads)
+    app.add_routes(_internal_routes(settings, claims))
     app.add_routes(_routes(settings, Audit(engine, threads), Admin(accounts, ledger, threads), noted))
     return app
 
@@ -100,6 +103,15 @@ def _routes(
         web.post("/admin/workspaces/{id}/credits", _for(logged(admin.credit), admins)),
         web.post("/admin/workspaces/{id}/refunds", _for(logged(admin.refund), admins)),
         web.post("/admin/workspaces/{id}/adjustments", _for(logged(admin.adjust), admins)),
+    ]
+
+
+def _internal_routes(settings: BillingSettings, claims: Claims) -> list[web.RouteDef]:
+    internal = settings.internal_token.get_secret_value()
+    return [
+        web.post("/internal/claims", _for(claims.claim, internal)),
+        web.put("/internal/claims/{id}/answer", _for(claims.keep, internal)),
+        web.delete("/internal/claims/{id}", _for(claims.release, internal)),
     ]
 
 

@@ -17,6 +17,8 @@ CREATE TABLE api_key (
     revoked_at       timestamptz,
     spend_limit_pico bigint      CHECK (spend_limit_pico >= 0),
     limit_reset      text        CHECK (limit_reset IN ('daily', 'weekly', 'monthly')),  -- NULL: over the key's lifetime
+    requests_per_minute integer  CHECK (requests_per_minute >= 1),
+    tokens_per_minute   integer  CHECK (tokens_per_minute >= 1),
     created_at       timestamptz NOT NULL
 );
 CREATE INDEX api_key_of_workspace ON api_key (workspace_id, id);
@@ -148,6 +150,18 @@ CREATE TABLE quarantine (  -- what could not be booked at all, whole, with the r
     reason      text        NOT NULL,
     recorded_at timestamptz NOT NULL
 );
+-- Which request an Idempotency-Key stands for. The answer is a customer's content, and is deleted after a day.
+CREATE TABLE idempotency_key (
+    workspace_id text        NOT NULL REFERENCES workspace,
+    key_digest   text        NOT NULL,  -- SHA-256 in hex, as is the body's
+    body_digest  text        NOT NULL,
+    request_id   uuid        NOT NULL UNIQUE,
+    stream       boolean     NOT NULL,
+    answer       bytea,                 -- NULL: it runs, or its answer cannot be given again
+    claimed_at   timestamptz NOT NULL,
+    PRIMARY KEY (workspace_id, key_digest)
+);
+CREATE INDEX idempotency_key_by_age ON idempotency_key (claimed_at);
 
 -- Append-only. Per statement, so that even a change that meets no row is refused.
 -- ENABLE ALWAYS: session_replication_role = replica would pass ordinary triggers.
