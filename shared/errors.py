@@ -9,8 +9,11 @@
     │   ├── InsufficientCredit    402  insufficient_credit
     │   ├── NotFound              404  not_found
     │   ├── MethodNotAllowed      405  method_not_allowed
+    │   ├── IdempotencyConflict   409  idempotency_conflict
     │   ├── RequestTooLarge       413  request_too_large
-    │   └── SpendLimitExceeded    429  spend_limit_exceeded
+    │   ├── SpendLimitExceeded    429  spend_limit_exceeded
+    │   └── RequestRateExceeded   429  rate_limit_exceeded  of type `requests`, as OpenAI has it
+    │       └── TokenRateExceeded 429  rate_limit_exceeded  of type `tokens`, likewise
     ├── AuthenticationError       401
     │   ├── MissingAuth           401  missing_auth
     │   ├── InvalidKey            401  invalid_key
@@ -103,6 +106,12 @@ class MethodNotAllowed(InvalidRequest):
     status, code = 405, "method_not_allowed"
 
 
+class IdempotencyConflict(InvalidRequest):
+    """this Idempotency-Key stands for another request, or for one that runs or cannot be answered again"""
+
+    status, code = 409, "idempotency_conflict"
+
+
 class RequestTooLarge(InvalidRequest):
     """request body is too large"""
 
@@ -113,6 +122,18 @@ class SpendLimitExceeded(InvalidRequest):
     """api key spend limit exceeded"""
 
     status, code = 429, "spend_limit_exceeded"
+
+
+class RequestRateExceeded(InvalidRequest):
+    """api key rate limit exceeded: requests per minute"""
+
+    status, type, code = 429, "requests", "rate_limit_exceeded"
+
+
+class TokenRateExceeded(RequestRateExceeded):
+    """api key rate limit exceeded: tokens per minute"""
+
+    type = "tokens"
 
 
 class AuthenticationError(ApiError):

@@ -9,6 +9,7 @@ from services.edge import openapi
 from services.edge.accounts import Accounts
 from services.edge.billing import Billing, build_session
 from services.edge.handlers import Edge
+from services.edge.idempotency import Idempotency
 from services.edge.workers import Workers
 from shared import http
 from shared.bus import Bus
@@ -59,8 +60,10 @@ def build_app(
         async with build_session() as session:
             to_billing = Billing(session, billing_url, internal_token)
             to_workers = Workers(worker_urls)
-            app[EDGE] = Edge(catalog, Accounts(to_billing), to_billing, to_workers, outbox, internal_token)
+            once = Idempotency(to_billing)
+            app[EDGE] = Edge(catalog, Accounts(to_billing), to_billing, to_workers, outbox, once, internal_token)
             yield
+            await once.close()
             to_workers.close()
         await outbox.close()
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
 
 import structlog
@@ -10,6 +11,7 @@ from aiohttp import web
 from services.edge import rules
 from services.edge.accounts import Accounts, Standing
 from services.edge.billing import Billing
+from services.edge.idempotency import Asked, Idempotency
 from services.edge.lost import worker_lost
 from services.edge.relay import Call, Lost, lost_answer, relay
 from services.edge.workers import Workers
@@ -37,6 +39,7 @@ class Edge:
     billing: Billing
     workers: Workers
     outbox: Outbox
+    idempotency: Idempotency
     internal_token: str
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -46,8 +49,8 @@ class Edge:
         chat = parse(ChatRequest, body)
         model = self.catalog[chat.model]
         rules.check_chat(chat, model)
-        rules.check_credit(standing)
-        return await self._relayed(request, standing, model, body, stream=bool(chat.stream))
+        asked = Asked(request, standing, model, body, bool(chat.stream))
+        return await self.idempotency.once(asked, partial(self._admitted, asked))
 
     async def embeddings(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/embeddings."""
@@ -55,8 +58,8 @@ class Edge:
         body = await _body(request)
         model = self.catalog[parse(EmbeddingsRequest, body).model]
         rules.check_embeddings(model)
-        rules.check_credit(standing)
-        return await self._relayed(request, standing, model, body, stream=False)
+        asked = Asked(request, standing, model, body, stream=False)
+        return await self.idempotency.once(asked, partial(self._admitted, asked))
 
     async def models(self, request: web.Request) -> web.Response:
         """GET /v1/models."""
@@ -115,6 +118,10 @@ class Edge:
         standing = await self.accounts.standing(http.bearer(request))
         rules.check_key(standing, datetime.now(UTC))
         return standing
+
+    async def _admitted(self, asked: Asked) -> web.StreamResponse:
+        rules.check_credit(asked.standing)
+        return await self._relayed(asked.request, asked.standing, asked.model, asked.body, stream=asked.stream)
 
     async def _relayed(
         self, request: web.Request, standing: Standing, model: Model, body: bytes, *, stream: bool
