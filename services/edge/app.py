@@ -10,6 +10,7 @@ from services.edge.accounts import Accounts
 from services.edge.billing import Billing, build_session
 from services.edge.handlers import Edge
 from services.edge.idempotency import Idempotency
+from services.edge.rates import Rates, stamp
 from services.edge.workers import Workers
 from shared import http
 from shared.bus import Bus
@@ -61,13 +62,16 @@ def build_app(
             to_billing = Billing(session, billing_url, internal_token)
             to_workers = Workers(worker_urls)
             once = Idempotency(to_billing)
-            app[EDGE] = Edge(catalog, Accounts(to_billing), to_billing, to_workers, outbox, once, internal_token)
+            app[EDGE] = Edge(
+                catalog, Accounts(to_billing), to_billing, to_workers, outbox, once, Rates(), internal_token
+            )
             yield
             await once.close()
             to_workers.close()
         await outbox.close()
 
     app.cleanup_ctx.append(resources)
+    app.on_response_prepare.append(stamp)
     schema = openapi.document()
 
     async def openapi_json(_: web.Request) -> web.Response:

@@ -72,17 +72,17 @@ class Idempotency:
             return await serve()
         if not 0 < len(key) <= MAX_KEY_CHARS:
             raise InvalidRequest(f"{HEADER} must have from 1 to {MAX_KEY_CHARS} characters", param=HEADER)
-        found = await self._claimed(asked, key)
-        if found["state"] != "free":
-            return _replayed(asked, found)
-        if asked.stream:
-            return await self._settled(asked.id, serve)
-        return await asyncio.shield(self._start(self._settled(asked.id, serve)))
+        work = self._run(asked, key, serve)
+        return await (work if asked.stream else asyncio.shield(self._start(work)))
 
     async def close(self) -> None:
         """Wait for answers that nobody waits for: they are still kept."""
         if self._running:
             await asyncio.wait(self._running, timeout=http.GRACE_S)
+
+    async def _run(self, asked: Asked, key: str, serve: Serve) -> web.StreamResponse:
+        found = await self._claimed(asked, key)
+        return await self._settled(asked.id, serve) if found["state"] == "free" else _replayed(asked, found)
 
     async def _claimed(self, asked: Asked, key: str) -> dict[str, Any]:
         claim = {
@@ -94,7 +94,7 @@ class Idempotency:
         }
         try:
             found = await self._billing.claim(claim)
-        except BillingUnavailable:
+        except (BillingUnavailable, asyncio.CancelledError):
             self._start(self._release(asked.id))  # it may have been made all the same
             raise
         if found["state"] != "abandoned":

@@ -1,12 +1,13 @@
 """Relaying an answer as bytes, and reading the settled mark off its end.
 
-A worker ends a stream with `data: [DONE]` and then the comment `: settled <pico>`: the usage is durable, and that is
-what it cost. What comes before is passed on as it comes; the mark is for us and stays here. No answer can fake the
-end, because JSON writes a line break inside a string as two characters.
+A worker ends a stream with `data: [DONE]` and then the comment `: settled <pico> <tokens>`: the usage is durable, and
+that is what it cost and used. What comes before is passed on as it comes; the mark is for us and stays here. No
+answer can fake the end, because JSON writes a line break inside a string as two characters.
 """
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from time import monotonic
@@ -24,7 +25,7 @@ from shared.money import usd
 log = structlog.get_logger()
 
 DONE = b"data: [DONE]\n\n"
-MARK = b": settled "
+MARK = re.compile(rb": settled ([0-9]+) ([0-9]+)\n\n")
 SILENCE_S = 660.0  # longer than the deadline that a worker keeps by itself, so that its own word comes first
 STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
 KEPT_HEADERS = ("content-type", "retry-after")
@@ -36,6 +37,14 @@ class Lost(Exception):
     def __init__(self, response: web.StreamResponse | None) -> None:
         super().__init__("the worker was lost")
         self.response = response
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What an answer cost, and how many tokens it used in all."""
+
+    cost_pico: int
+    tokens: int
 
 
 class Ending:
@@ -63,10 +72,10 @@ class Ending:
         return seen[len(self._carry) : end]
 
     @property
-    def cost_pico(self) -> int | None:
+    def settled(self) -> Settled | None:
         """What the mark says; None where there is none."""
-        number = self._mark.removeprefix(MARK).strip()
-        return int(number) if self._mark.startswith(MARK) and number.isdigit() else None
+        mark = MARK.fullmatch(self._mark)
+        return Settled(int(mark[1]), int(mark[2])) if mark else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +88,8 @@ class Call:
     headers: Mapping[str, str]
 
 
-Relayed = tuple[web.StreamResponse, int | None]
-"""An answer, and what it cost as far as the worker said so."""
+Relayed = tuple[web.StreamResponse, Settled | None]
+"""An answer, and what the worker said of its cost, if it did."""
 
 
 async def relay(request: web.Request, workers: Workers, call: Call, started: float) -> Relayed:
@@ -105,16 +114,16 @@ async def relay(request: web.Request, workers: Workers, call: Call, started: flo
 async def _whole(answer: Reply, started: float) -> Relayed:
     body = await answer.read()
     headers = {name: answer.headers[name] for name in KEPT_HEADERS if name in answer.headers}
-    settled = answer.headers.get("x-opentoken-settled")
-    cost = int(settled) if settled is not None else None
-    if cost is not None:
+    settled = None
+    if (cost := answer.headers.get("x-opentoken-settled")) is not None:
+        settled = Settled(int(cost), int(answer.headers["x-opentoken-tokens"]))
         upstream_ms = float(answer.headers.get("x-opentoken-upstream-ms", 0))
-        headers["x-opentoken-cost"] = usd(cost)
+        headers["x-opentoken-cost"] = usd(settled.cost_pico)
         headers["x-opentoken-overhead-ms"] = f"{max(0.0, (monotonic() - started) * 1000 - upstream_ms):.2f}"
-    return web.Response(body=body, status=answer.status, headers=headers), cost
+    return web.Response(body=body, status=answer.status, headers=headers), settled
 
 
-async def _stream(answer: Reply, stream: web.StreamResponse) -> int | None:
+async def _stream(answer: Reply, stream: web.StreamResponse) -> Settled | None:
     ending = Ending()
     try:
         while chunk := await answer.readany():
@@ -128,7 +137,7 @@ async def _stream(answer: Reply, stream: web.StreamResponse) -> int | None:
         raise WorkerGone("the stream ended without its end")
     with _towards_client():
         await stream.write_eof()
-    return ending.cost_pico
+    return ending.settled
 
 
 @contextlib.contextmanager
