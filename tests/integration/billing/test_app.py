@@ -227,6 +227,8 @@ async def test_a_standing_tells_whose_the_key_is_and_what_it_may_still_spend(ser
         "spend_limit_pico": "5000000000000",
         "limit_reset": "monthly",
         "window_spend_pico": str(COST_PICO),
+        "requests_per_minute": None,
+        "tokens_per_minute": None,
     }
 
 
