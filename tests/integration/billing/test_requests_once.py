@@ -49,9 +49,9 @@ class Edges:
     engine: Engine
     silent: list[web.Request]
 
-    async def ask(self, body: Any, key: str | None, edge: int = 0, path: str = CHAT, **more: Any) -> Answer:
-        headers = {"Authorization": f"Bearer {KEY}"} | ({} if key is None else {"Idempotency-Key": key})
-        async with self.session.post(self.urls[edge] + path, json=body, headers=headers, **more) as response:
+    async def ask(self, body: Any, key: str | None, edge: int = 0, secret: str = KEY, **more: Any) -> Answer:
+        headers = {"Authorization": f"Bearer {secret}"} | ({} if key is None else {"Idempotency-Key": key})
+        async with self.session.post(self.urls[edge] + CHAT, json=body, headers=headers, **more) as response:
             return Answer(response.status, response.headers, await response.read())
 
     async def settled(self, body: Any, key: str) -> Answer:
@@ -154,6 +154,13 @@ async def test_a_request_that_failed_is_run_again(edges: Edges) -> None:
         assert (refused.status, await edges.served()) == (400, number)
     assert (await edges.ask(chat(), "key")).status == 200, "a key that is free takes any request"
     assert len(edges.debits()) == 1
+
+
+async def test_a_request_that_was_not_admitted_leaves_its_key_free(edges: Edges) -> None:
+    await edges.service.post("/admin/workspaces", {"name": "Poor", "id": "poor"})
+    made = await edges.service.post("/admin/workspaces/poor/keys", {"label": "app"})
+    for edge in (0, 1):
+        assert (await edges.ask(chat(), "key", edge, made["secret"])).code == "insufficient_credit"
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256])
