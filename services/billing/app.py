@@ -32,7 +32,8 @@ def build_app(settings: BillingSettings, bus: Bus) -> web.Application:
     """
     engine, threads = connect(settings.database_url.get_secret_value()), Threads()
     ledger, accounts = Ledger(engine, settings.ledger_shards), Accounts(engine)
-    signer, claims = make_signer(engine, settings), Claims(engine, ledger, threads)
+    claims = Claims(engine, ledger, threads)
+    signer = make_signer(engine, settings)
 
     async def resources(_: web.Application) -> AsyncIterator[None]:
         try:
@@ -61,8 +62,8 @@ def build_app(settings: BillingSettings, bus: Bus) -> web.Application:
 
     app = http.build_app("billing", {"database": database, "consumer": consumer})
     app.cleanup_ctx.append(resources)
+    app.add_routes(_claim_routes(settings, claims))
     noted = partial(logged, engine=engine, threads=threads)
-    app.add_routes(_internal_routes(settings, claims))
     app.add_routes(_routes(settings, Audit(engine, threads), Admin(accounts, ledger, threads), noted))
     return app
 
@@ -106,15 +107,6 @@ def _routes(
     ]
 
 
-def _internal_routes(settings: BillingSettings, claims: Claims) -> list[web.RouteDef]:
-    internal = settings.internal_token.get_secret_value()
-    return [
-        web.post("/internal/claims", _for(claims.claim, internal)),
-        web.put("/internal/claims/{id}/answer", _for(claims.keep, internal)),
-        web.delete("/internal/claims/{id}", _for(claims.release, internal)),
-    ]
-
-
 def _openapi() -> Handler:
     document = openapi.document()
 
@@ -122,6 +114,15 @@ def _openapi() -> Handler:
         return http.json_response(document)
 
     return openapi_json
+
+
+def _claim_routes(settings: BillingSettings, claims: Claims) -> list[web.RouteDef]:
+    internal = settings.internal_token.get_secret_value()
+    return [
+        web.post("/internal/claims", _for(claims.claim, internal)),
+        web.put("/internal/claims/{id}/answer", _for(claims.keep, internal)),
+        web.delete("/internal/claims/{id}", _for(claims.release, internal)),
+    ]
 
 
 def _for(handler: Handler, *tokens: str) -> Handler:

@@ -91,8 +91,8 @@ api_key = Table(
     Column("revoked_at", Moment),
     Column("spend_limit_pico", BigInteger),
     Column("limit_reset", Text),
-    Column("requests_per_minute", Integer),
-    Column("tokens_per_minute", Integer),
+    Column("requests_per_minute", BigInteger),
+    Column("tokens_per_minute", BigInteger),
     Column("created_at", Moment),
 )
 
@@ -190,6 +190,18 @@ admin_log = Table(
     Column("recorded_at", Moment),
 )
 
+idempotency_key = Table(
+    "idempotency_key",
+    metadata,
+    Column("workspace_id", Text, primary_key=True),
+    Column("key_digest", Text, primary_key=True),
+    Column("body_digest", Text),
+    Column("request_id", Id),
+    Column("stream", Boolean),
+    Column("answer", LargeBinary),
+    Column("claimed_at", Moment),
+)
+
 conflict = Table(
     "conflict",
     metadata,
@@ -206,16 +218,4 @@ quarantine = Table(
     Column("body", LargeBinary),
     Column("reason", Text),
     Column("recorded_at", Moment),
-)
-
-idempotency_key = Table(
-    "idempotency_key",
-    metadata,
-    Column("workspace_id", Text, primary_key=True),
-    Column("key_digest", Text, primary_key=True),
-    Column("body_digest", Text),
-    Column("request_id", Id),
-    Column("stream", Boolean),
-    Column("answer", LargeBinary),
-    Column("claimed_at", Moment),
 )

@@ -61,7 +61,7 @@ class Idempotency:
 
     def __init__(self, billing: Billing) -> None:
         self._billing = billing
-        self._running = set[asyncio.Task[Any]]()
+        self.running = set[asyncio.Task[Any]]()
 
     async def once(self, asked: Asked, serve: Serve) -> web.StreamResponse:
         """The answer of `serve`, or the one it gave before. Raises InvalidRequest, IdempotencyConflict,
@@ -77,8 +77,8 @@ class Idempotency:
 
     async def close(self) -> None:
         """Wait for answers that nobody waits for: they are still kept."""
-        if self._running:
-            await asyncio.wait(self._running, timeout=http.GRACE_S)
+        if self.running:
+            await asyncio.wait(self.running, timeout=http.GRACE_S)
 
     async def _run(self, asked: Asked, key: str, serve: Serve) -> web.StreamResponse:
         found = await self._claimed(asked, key)
@@ -135,12 +135,12 @@ class Idempotency:
 
     def _start(self, work: Coroutine[None, None, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(work)
-        self._running.add(task)
+        self.running.add(task)
         task.add_done_callback(self._done)
         return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
-        self._running.discard(task)
+        self.running.discard(task)
         if not task.cancelled():
             task.exception()  # where the client has left, nobody else retrieves it
 

@@ -101,8 +101,8 @@ def interruption(error: ApiError) -> bytes:
     return b"data: " + orjson.dumps(error.body()) + b"\n\n" + DONE
 
 
-def settled_mark(cost_pico: int, tokens: int) -> bytes:
-    """The comment by which the edge knows that the usage is durable, what it cost, and how many tokens it was."""
+def settled_mark(cost_pico: int, tokens: int = 0) -> bytes:
+    """The comment by which the edge knows that the usage is durable, and what counts: its cost and all its tokens."""
     return b": settled %d %d\n\n" % (cost_pico, tokens)
 
 

@@ -42,7 +42,7 @@ async def chat(
         told = await exchange.failed(error, estimated(request, 0, Usage(Tokens())))
         if not client.begun:
             raise told from None
-        return await client.end(replies.interruption(told) + replies.settled_mark(0, 0))
+        return await client.end(replies.interruption(told) + replies.settled_mark(0))
     read, finish = reader.translation, reader.translation.stream.finish
     assert finish is not None, "a reader ends without an error only after a finish"
     exchange.trail.upstream_id = read.stream.upstream_id
@@ -99,7 +99,7 @@ async def _interrupted(
     late = isinstance(error, TimeoutError) or (isinstance(error, Failed) and isinstance(error.error, UpstreamTimeout))
     told = UpstreamTimeout(f"stream interrupted: {words}") if late else UpstreamError.interrupted(words)
     cost = await exchange.settle("upstream_interrupted", usage)
-    return replies.interruption(told) + replies.settled_mark(cost, usage.tokens.total)
+    return replies.interruption(told) + replies.settled_mark(cost)
 
 
 class Client:

@@ -40,8 +40,8 @@ GRANT SELECT ON alembic_version, workspace, api_key, usage_record, ledger_entry,
 GRANT INSERT ON workspace, api_key, usage_record, ledger_entry, checkpoint, signed_checkpoint,
     admin_log, conflict, quarantine TO billing_writer;
 GRANT UPDATE (revoked_at) ON api_key TO billing_writer;
-GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency_key TO billing_writer;  -- to no auditor: it holds answers
 GRANT EXECUTE ON FUNCTION make_partitions(integer) TO billing_writer;
+GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency_key TO billing_writer;  -- to no auditor: it holds answers
 
 -- Into the books only by the writer: the owner of a table needs no grant, so this is said by a trigger.
 CREATE OR REPLACE FUNCTION refuse_others() RETURNS trigger LANGUAGE plpgsql AS $$

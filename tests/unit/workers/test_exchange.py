@@ -7,9 +7,6 @@ from typing import Any
 import pytest
 
 from services.workers import exchange
-from services.workers.replies import settled_mark
-from shared.events import UsageRecorded
-from shared.money import Tokens
 from shared.sse import Decoder
 from tests.unit.workers.running import Running, Simulator, Worker, chat
 
@@ -107,11 +104,6 @@ async def test_a_worker_that_is_stopped_still_settles_what_nobody_waits_for(
     assert (record.outcome, record.usage_source) == ("client_disconnected", "reported")
 
 
-def total(record: UsageRecorded) -> int:
-    """All the tokens on a record."""
-    return Tokens(**record.tokens.model_dump()).total
-
-
 @BOTH
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 async def test_no_answer_within_the_deadline_is_a_504_and_free(running: Running, name: str, stream: bool) -> None:
@@ -132,7 +124,7 @@ async def test_a_deadline_inside_a_stream_is_told_in_it_and_waived(running: Runn
     assert done == "[DONE]"
     told = json.loads(error)["error"]
     assert (told["type"], told["code"]) == ("upstream_error", "upstream_timeout")
-    assert answer.body.endswith(b"data: [DONE]\n\n" + settled_mark(0, total(record)))
+    assert answer.body.endswith(b"data: [DONE]\n\n: settled 0 0\n\n")
     assert (record.outcome, record.cost) == ("upstream_interrupted", 0)
     assert record.tokens.input > 0, "the counts stay on the record for reconciliation"
 
@@ -144,7 +136,7 @@ async def test_a_stream_that_breaks_is_on_record_and_free(running: Running, name
         answer = await worker.ask(chat(name, f"Hi [[{fault} tokens=50 chunks=10]]", stream=True))
         record = await worker.books.only()
     assert b"stream interrupted: " in answer.body
-    assert answer.body.endswith(b"data: [DONE]\n\n" + settled_mark(0, total(record)))
+    assert answer.body.endswith(b"data: [DONE]\n\n: settled 0 0\n\n")
     assert (record.outcome, record.cost, len(record.attempts)) == ("upstream_interrupted", 0, 1)
     assert record.owed == 0
 

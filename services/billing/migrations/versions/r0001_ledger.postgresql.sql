@@ -9,17 +9,17 @@ CREATE TABLE workspace (
 );
 
 CREATE TABLE api_key (
-    id               text        PRIMARY KEY,  -- the public id: it may stand in logs and records
-    workspace_id     text        NOT NULL REFERENCES workspace,
-    digest           text        NOT NULL UNIQUE CHECK (length(digest) = 64),  -- SHA-256 in hex; the key itself is kept nowhere
-    label            text        NOT NULL,
-    expires_at       timestamptz,
-    revoked_at       timestamptz,
-    spend_limit_pico bigint      CHECK (spend_limit_pico >= 0),
-    limit_reset      text        CHECK (limit_reset IN ('daily', 'weekly', 'monthly')),  -- NULL: over the key's lifetime
-    requests_per_minute integer  CHECK (requests_per_minute >= 1),
-    tokens_per_minute   integer  CHECK (tokens_per_minute >= 1),
-    created_at       timestamptz NOT NULL
+    id                  text        PRIMARY KEY,  -- the public id: it may stand in logs and records
+    workspace_id        text        NOT NULL REFERENCES workspace,
+    digest              text        NOT NULL UNIQUE CHECK (length(digest) = 64),  -- SHA-256 in hex; the key itself is kept nowhere
+    label               text        NOT NULL,
+    expires_at          timestamptz,
+    revoked_at          timestamptz,
+    spend_limit_pico    bigint      CHECK (spend_limit_pico >= 0),
+    limit_reset         text        CHECK (limit_reset IN ('daily', 'weekly', 'monthly')),  -- NULL: over the key's lifetime
+    requests_per_minute bigint      CHECK (requests_per_minute > 0),  -- NULL: no limit
+    tokens_per_minute   bigint      CHECK (tokens_per_minute > 0),
+    created_at          timestamptz NOT NULL
 );
 CREATE INDEX api_key_of_workspace ON api_key (workspace_id, id);
 

@@ -10,17 +10,17 @@ CREATE TABLE workspace (
 ) STRICT;
 
 CREATE TABLE api_key (
-    id               TEXT    NOT NULL PRIMARY KEY,  -- the public id: it may stand in logs and records
-    workspace_id     TEXT    NOT NULL REFERENCES workspace,
-    digest           TEXT    NOT NULL UNIQUE CHECK (length(digest) = 64),  -- SHA-256 in hex; the key itself is kept nowhere
-    label            TEXT    NOT NULL,
-    expires_at       TEXT,
-    revoked_at       TEXT,
-    spend_limit_pico INTEGER CHECK (spend_limit_pico >= 0),
-    limit_reset      TEXT    CHECK (limit_reset IN ('daily', 'weekly', 'monthly')),  -- NULL: over the key's lifetime
-    requests_per_minute INTEGER CHECK (requests_per_minute >= 1),
-    tokens_per_minute   INTEGER CHECK (tokens_per_minute >= 1),
-    created_at       TEXT    NOT NULL
+    id                  TEXT    NOT NULL PRIMARY KEY,  -- the public id: it may stand in logs and records
+    workspace_id        TEXT    NOT NULL REFERENCES workspace,
+    digest              TEXT    NOT NULL UNIQUE CHECK (length(digest) = 64),  -- SHA-256 in hex; the key itself is kept nowhere
+    label               TEXT    NOT NULL,
+    expires_at          TEXT,
+    revoked_at          TEXT,
+    spend_limit_pico    INTEGER CHECK (spend_limit_pico >= 0),
+    limit_reset         TEXT    CHECK (limit_reset IN ('daily', 'weekly', 'monthly')),  -- NULL: over the key's lifetime
+    requests_per_minute INTEGER CHECK (requests_per_minute > 0),  -- NULL: no limit
+    tokens_per_minute   INTEGER CHECK (tokens_per_minute > 0),
+    created_at          TEXT    NOT NULL
 ) STRICT;
 CREATE INDEX api_key_of_workspace ON api_key (workspace_id, id);
 
