@@ -116,7 +116,7 @@ async def _whole(answer: Reply, started: float) -> Relayed:
     headers = {name: answer.headers[name] for name in KEPT_HEADERS if name in answer.headers}
     settled = None
     if (cost := answer.headers.get("x-opentoken-settled")) is not None:
-        settled = Settled(int(cost), int(answer.headers["x-opentoken-tokens"]))
+        settled = Settled(int(cost), int(answer.headers.get("x-opentoken-tokens", 0)))
         upstream_ms = float(answer.headers.get("x-opentoken-upstream-ms", 0))
         headers["x-opentoken-cost"] = usd(settled.cost_pico)
         headers["x-opentoken-overhead-ms"] = f"{max(0.0, (monotonic() - started) * 1000 - upstream_ms):.2f}"
