@@ -12,8 +12,8 @@
     │   ├── IdempotencyConflict   409  idempotency_conflict
     │   ├── RequestTooLarge       413  request_too_large
     │   ├── SpendLimitExceeded    429  spend_limit_exceeded
-    │   └── RequestRateExceeded   429  rate_limit_exceeded  of type `requests`, as OpenAI has it
-    │       └── TokenRateExceeded 429  rate_limit_exceeded  of type `tokens`, likewise
+    │   └── RequestRateExceeded   429  rate_limit_exceeded
+    │       └── TokenRateExceeded 429  rate_limit_exceeded
     ├── AuthenticationError       401
     │   ├── MissingAuth           401  missing_auth
     │   ├── InvalidKey            401  invalid_key
@@ -27,6 +27,7 @@
         ├── WorkerLost            500
         └── BillingUnavailable    503  billing_unavailable
 
+The types of the two rate limits, `requests` and `tokens`, are OpenAI's own.
 An error that happens before the first byte of an answer is an HTTP status with `body()`; a later one is the same
 body as an event inside the stream. The docstring is the default message.
 """
