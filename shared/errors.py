@@ -9,8 +9,11 @@
     │   ├── InsufficientCredit    402  insufficient_credit
     │   ├── NotFound              404  not_found
     │   ├── MethodNotAllowed      405  method_not_allowed
+    │   ├── IdempotencyConflict   409  idempotency_conflict
     │   ├── RequestTooLarge       413  request_too_large
-    │   └── SpendLimitExceeded    429  spend_limit_exceeded
+    │   ├── SpendLimitExceeded    429  spend_limit_exceeded
+    │   └── RequestRateExceeded   429  rate_limit_exceeded
+    │       └── TokenRateExceeded 429  rate_limit_exceeded
     ├── AuthenticationError       401
     │   ├── MissingAuth           401  missing_auth
     │   ├── InvalidKey            401  invalid_key
@@ -24,6 +27,7 @@
         ├── WorkerLost            500
         └── BillingUnavailable    503  billing_unavailable
 
+The types of the two rate limits, `requests` and `tokens`, are OpenAI's own.
 An error that happens before the first byte of an answer is an HTTP status with `body()`; a later one is the same
 body as an event inside the stream. The docstring is the default message.
 """
@@ -103,6 +107,12 @@ class MethodNotAllowed(InvalidRequest):
     status, code = 405, "method_not_allowed"
 
 
+class IdempotencyConflict(InvalidRequest):
+    """this Idempotency-Key stands for another request, or for one that runs or cannot be answered again"""
+
+    status, code = 409, "idempotency_conflict"
+
+
 class RequestTooLarge(InvalidRequest):
     """request body is too large"""
 
@@ -113,6 +123,18 @@ class SpendLimitExceeded(InvalidRequest):
     """api key spend limit exceeded"""
 
     status, code = 429, "spend_limit_exceeded"
+
+
+class RequestRateExceeded(InvalidRequest):
+    """api key rate limit exceeded: requests per minute"""
+
+    status, type, code = 429, "requests", "rate_limit_exceeded"
+
+
+class TokenRateExceeded(RequestRateExceeded):
+    """api key rate limit exceeded: tokens per minute"""
+
+    type = "tokens"
 
 
 class AuthenticationError(ApiError):

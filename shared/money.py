@@ -41,6 +41,11 @@ class Tokens:
         """Everything that went in, cached or not."""
         return self.input + self.cache_read + self.cache_write + self.cache_write_1h
 
+    @property
+    def total(self) -> int:
+        """Everything that went in and came out."""
+        return self.prompt + self.output
+
 
 @dataclass(frozen=True, slots=True)
 class Rates:

@@ -13,6 +13,7 @@ from services.billing.admin import Admin
 from services.billing.admin_log import Handler, logged
 from services.billing.audit import Audit
 from services.billing.bootstrap import bootstrap
+from services.billing.claims import Claims
 from services.billing.consumer import consume, handler
 from services.billing.database import Threads, connect, ping
 from services.billing.ledger import Ledger
@@ -37,6 +38,7 @@ def build_app(settings: BillingSettings, bus: Bus, announce: Announce = _nobody)
     """
     engine, threads = connect(settings.database_url.get_secret_value()), Threads()
     ledger, accounts = Ledger(engine, settings.ledger_shards), Accounts(engine)
+    claims = Claims(engine, ledger, threads)
     signer = make_signer(engine, settings)
 
     async def resources(_: web.Application) -> AsyncIterator[None]:
@@ -46,6 +48,7 @@ def build_app(settings: BillingSettings, bus: Bus, announce: Announce = _nobody)
             post = handler(ledger, threads)
             tasks = [asyncio.create_task(consume(bus, shard, post)) for shard in shards]
             tasks.append(asyncio.create_task(keep_ahead(engine, threads)))
+            tasks.append(asyncio.create_task(claims.keep_purging()))
             if signer is not None:
                 tasks.append(asyncio.create_task(keep_signing(signer, threads)))
             yield
@@ -65,6 +68,7 @@ def build_app(settings: BillingSettings, bus: Bus, announce: Announce = _nobody)
 
     app = http.build_app("billing", {"database": database, "consumer": consumer})
     app.cleanup_ctx.append(resources)
+    app.add_routes(_claim_routes(settings, claims))
     noted = partial(logged, engine=engine, threads=threads)
     admin = Admin(accounts, ledger, threads, announce)
     app.add_routes(_routes(settings, Audit(engine, threads)))
@@ -139,6 +143,15 @@ def _openapi() -> Handler:
         return http.json_response(document)
 
     return openapi_json
+
+
+def _claim_routes(settings: BillingSettings, claims: Claims) -> list[web.RouteDef]:
+    internal = settings.internal_token.get_secret_value()
+    return [
+        web.post("/internal/claims", _for(claims.claim, internal)),
+        web.put("/internal/claims/{id}/answer", _for(claims.keep, internal)),
+        web.delete("/internal/claims/{id}", _for(claims.release, internal)),
+    ]
 
 
 def _for(handler: Handler, *tokens: str) -> Handler:

@@ -75,4 +75,6 @@ class Standings:
             "limit_reset": key.limit_reset,
             "window_spend_pico": str(spend_pico),
             "window_resets_at": current and utc_text(current.end),
+            "requests_per_minute": key.requests_per_minute,
+            "tokens_per_minute": key.tokens_per_minute,
         }

@@ -191,6 +191,18 @@ admin_log = Table(
     Column("recorded_at", Moment),
 )
 
+idempotency_key = Table(
+    "idempotency_key",
+    metadata,
+    Column("workspace_id", Text, primary_key=True),
+    Column("key_digest", Text, primary_key=True),
+    Column("body_digest", Text),
+    Column("request_id", Id),
+    Column("stream", Boolean),
+    Column("answer", LargeBinary),
+    Column("claimed_at", Moment),
+)
+
 conflict = Table(
     "conflict",
     metadata,

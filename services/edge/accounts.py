@@ -35,6 +35,8 @@ class Standing:
     limit_reset: str | None
     window_spend_pico: int
     window_resets_at: str | None
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
 
     @classmethod
     def of(cls, answer: dict[str, Any]) -> Self:
@@ -52,6 +54,8 @@ class Standing:
             limit_reset=answer["limit_reset"],
             window_spend_pico=int(answer["window_spend_pico"]),
             window_resets_at=answer["window_resets_at"],
+            requests_per_minute=answer["requests_per_minute"],
+            tokens_per_minute=answer["tokens_per_minute"],
         )
 
 

@@ -18,7 +18,7 @@ class _Answer(BaseModel):
 
 class ErrorDetail(_Answer):
     message: str
-    type: Literal["invalid_request_error", "authentication_error", "upstream_error", "api_error"]
+    type: Literal["invalid_request_error", "authentication_error", "upstream_error", "api_error", "requests", "tokens"]
     code: str | None
     param: str | None = Field(default=None, description="the member of the request at fault")
     event_id: str | None = Field(default=None, description="with a 500: what to quote to the operator")

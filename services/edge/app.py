@@ -9,10 +9,13 @@ from services.edge import openapi
 from services.edge.accounts import Accounts
 from services.edge.billing import Billing, build_session
 from services.edge.handlers import Edge
+from services.edge.idempotency import Idempotency
+from services.edge.rates import Rates, stamp
 from services.edge.workers import Workers
 from shared import http
 from shared.bus import Bus
 from shared.catalog import Catalog
+from shared.drain import UNDER_WAY
 from shared.openai import MAX_BODY_BYTES
 from shared.spool import Outbox, Spool
 
@@ -59,12 +62,17 @@ def build_app(
         async with build_session() as session:
             to_billing = Billing(session, billing_url, internal_token)
             to_workers = Workers(worker_urls)
-            app[EDGE] = Edge(catalog, Accounts(to_billing), to_billing, to_workers, outbox, internal_token)
+            once = Idempotency(to_billing)
+            app[UNDER_WAY] = once.running  # answers that nobody waits for are still kept
+            app[EDGE] = Edge(
+                catalog, Accounts(to_billing), to_billing, to_workers, outbox, once, Rates(), internal_token
+            )
             yield
             to_workers.close()
         await outbox.close()
 
     app.cleanup_ctx.append(resources)
+    app.on_response_prepare.append(stamp)
     schema = openapi.document()
 
     async def openapi_json(_: web.Request) -> web.Response:

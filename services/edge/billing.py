@@ -41,12 +41,27 @@ class Billing:
         path = f"/v1/generations/{request_id}?workspace_id={workspace_id}"
         return _found(await self._call("GET", path), "no settled request of yours has this id")
 
+    async def claim(self, claim: dict[str, Any]) -> dict[str, Any]:
+        """Take an Idempotency-Key for a request: in which state it was found. Raises BillingUnavailable."""
+        found = await self._call("POST", "/internal/claims", claim)
+        if found is None:
+            raise BillingUnavailable("billing keeps no claims yet", headers=RETRY_AFTER)
+        return found
+
+    async def keep(self, request_id: str, answer: bytes) -> None:
+        """Keep the answer of a request that holds an Idempotency-Key. Raises BillingUnavailable."""
+        await self._call("PUT", f"/internal/claims/{request_id}/answer", answer)
+
+    async def release(self, request_id: str) -> None:
+        """Free the Idempotency-Key of a request that cost nothing. Raises BillingUnavailable."""
+        await self._call("DELETE", f"/internal/claims/{request_id}")
+
     async def ready(self) -> None:
         """Raise where billing does not answer."""
         await self._call("GET", "/health")
 
-    async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any] | None:
-        data = None if body is None else orjson.dumps(body)
+    async def _call(self, method: str, path: str, body: dict[str, Any] | bytes | None = None) -> dict[str, Any] | None:
+        data = orjson.dumps(body) if isinstance(body, dict) else body
         try:
             async with self._session.request(method, self._url + path, data=data, headers=self._headers) as response:
                 if response.status == 404:

@@ -3,6 +3,7 @@
 import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
 
 import structlog
@@ -11,12 +12,14 @@ from aiohttp import web
 from services.edge import rules
 from services.edge.accounts import Accounts, Standing
 from services.edge.billing import Billing
+from services.edge.idempotency import Asked, Idempotency
 from services.edge.lost import worker_lost
-from services.edge.relay import Call, Lost, lost_answer, relay
+from services.edge.rates import BYTES_PER_TOKEN, HEADERS, Rates
+from services.edge.relay import Call, Lost, Relayed, lost_answer, relay
 from services.edge.workers import Workers
 from shared import http
 from shared.bodies import parse
-from shared.catalog import Catalog, Model
+from shared.catalog import Catalog
 from shared.errors import BillingUnavailable, ModelNotFound, NotFound, RequestTooLarge
 from shared.events import Encoded
 from shared.ids import request_id_of
@@ -38,6 +41,8 @@ class Edge:
     billing: Billing
     workers: Workers
     outbox: Outbox
+    idempotency: Idempotency
+    rates: Rates
     internal_token: str
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
@@ -47,8 +52,8 @@ class Edge:
         chat = parse(ChatRequest, body)
         model = self.catalog[chat.model]
         rules.check_chat(chat, model)
-        rules.check_credit(standing)
-        return await self._relayed(request, standing, model, body, stream=bool(chat.stream))
+        asked = Asked(request, standing, model, body, bool(chat.stream))
+        return await self.idempotency.once(asked, partial(self._admitted, asked, chat.output_limit or 0))
 
     async def embeddings(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/embeddings."""
@@ -56,8 +61,8 @@ class Edge:
         body = await _body(request)
         model = self.catalog[parse(EmbeddingsRequest, body).model]
         rules.check_embeddings(model)
-        rules.check_credit(standing)
-        return await self._relayed(request, standing, model, body, stream=False)
+        asked = Asked(request, standing, model, body, stream=False)
+        return await self.idempotency.once(asked, partial(self._admitted, asked, 0))
 
     async def models(self, request: web.Request) -> web.Response:
         """GET /v1/models."""
@@ -117,28 +122,35 @@ class Edge:
         rules.check_key(standing, datetime.now(UTC))
         return standing
 
-    async def _relayed(
-        self, request: web.Request, standing: Standing, model: Model, body: bytes, *, stream: bool
-    ) -> web.StreamResponse:
-        started, request_id = monotonic(), request[http.REQUEST_ID]
+    async def _admitted(self, asked: Asked, output_limit: int) -> web.StreamResponse:
+        rules.check_credit(asked.standing)
+        estimate = len(asked.body) // BYTES_PER_TOKEN + min(output_limit, asked.model.max_output_tokens)
+        admitted = self.rates.admit(asked.standing, estimate)
+        asked.request[HEADERS] = admitted.headers
+        answer, settled = await self._relayed(asked)
+        admitted.settle(settled.tokens if settled else 0)
+        return answer
+
+    async def _relayed(self, asked: Asked) -> Relayed:
+        started, standing = monotonic(), asked.standing
         headers = {
             "Authorization": f"Bearer {self.internal_token}",
             "Content-Type": "application/json",
-            "x-request-id": request_id,
+            "x-request-id": asked.id,
             "x-opentoken-workspace": standing.workspace_id,
             "x-opentoken-key": standing.key_id,
             "x-opentoken-deadline-ms": DEADLINE_MS,
         }
-        if trace := request.headers.get("traceparent"):
+        if trace := asked.request.headers.get("traceparent"):
             headers["traceparent"] = trace
+        call = Call(asked.model.provider, asked.request.path, asked.body, headers)
         try:
-            answer, _ = await relay(request, self.workers, Call(model.provider, request.path, body, headers), started)
+            return await relay(asked.request, self.workers, call, started)
         except Lost as lost:
-            event = worker_lost(request_id, standing, model, request.path, stream=stream)
+            event = worker_lost(asked.id, standing, asked.model, asked.request.path, stream=asked.stream)
             with contextlib.suppress(BillingUnavailable):  # it would have cost nothing; the client's answer is the same
                 await self.outbox.put(Encoded.of(event, "edge"))
-            answer = await lost_answer(lost)
-        return answer
+            return await lost_answer(lost), None
 
 
 async def _body(request: web.Request) -> bytes:

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from services.edge import answers
+from services.edge import answers, idempotency
 from shared.openai import ChatRequest, EmbeddingsRequest
 
 VERSION = "1"
@@ -24,6 +24,23 @@ ANSWERS: tuple[type[BaseModel], ...] = (
 )
 
 Json = dict[str, Any]
+
+ONCE: Json = {
+    "name": idempotency.HEADER,
+    "in": "header",
+    "schema": {"type": "string", "minLength": 1, "maxLength": idempotency.MAX_KEY_CHARS},
+    "description": "The same key and request within 24 hours: the first answer again, and nothing billed for it. "
+    "Answers are kept for that time. A stream is not sent again: its second request is a 409.",
+}
+TOLD = (
+    "x-opentoken-cost",
+    idempotency.REPLAYED,
+    *(f"x-ratelimit-{what}-{of}" for of in ("requests", "tokens") for what in ("limit", "remaining", "reset")),
+)
+REFUSED = {
+    "409": ("the Idempotency-Key is taken: try again where Retry-After says so", "Retry-After", "x-should-retry"),
+    "429": ("the key's spend limit or rate limit, or the provider's", "Retry-After", "retry-after-ms"),
+}
 
 
 def document() -> Json:
@@ -65,7 +82,9 @@ def _paths() -> Json:
 
 def _post(request: type[BaseModel], answer: type[BaseModel], name: str, more: Json | None = None) -> Json:
     body = {"required": True, "content": {"application/json": {"schema": _ref(request)}}}
-    return {"operationId": name, "requestBody": body, "responses": _responses(answer, more or {})}
+    refused = {status: _error(*what) for status, what in REFUSED.items()}
+    responses = _responses(answer, more or {}, *TOLD) | refused
+    return {"operationId": name, "parameters": [ONCE], "requestBody": body, "responses": responses}
 
 
 def _get(answer: type[BaseModel], name: str, parameter: str | None = None) -> Json:
@@ -74,14 +93,21 @@ def _get(answer: type[BaseModel], name: str, parameter: str | None = None) -> Js
     return {"operationId": name, **parameters, "responses": _responses(answer, {})}
 
 
-def _responses(answer: type[BaseModel], more: Json) -> Json:
-    headers = {"x-request-id": {"schema": {"type": "string"}}}
+def _responses(answer: type[BaseModel], more: Json, *headers: str) -> Json:
     content = {"application/json": {"schema": _ref(answer)}, **more}
-    error = {"application/json": {"schema": _ref(answers.Error)}}
     return {
-        "200": {"description": "the answer", "headers": headers, "content": content},
-        "default": {"description": "an error", "headers": headers, "content": error},
+        "200": {"description": "the answer", "headers": _headers(*headers), "content": content},
+        "default": _error("an error"),
     }
+
+
+def _error(description: str, *headers: str) -> Json:
+    content = {"application/json": {"schema": _ref(answers.Error)}}
+    return {"description": description, "headers": _headers(*headers), "content": content}
+
+
+def _headers(*names: str) -> Json:
+    return {name: {"schema": {"type": "string"}} for name in ("x-request-id", *names)}
 
 
 def _ref(model: type[BaseModel]) -> Json:

@@ -1,11 +1,12 @@
 """Relaying an answer as bytes, and reading the settled mark off its end.
 
-A worker ends a stream with `data: [DONE]` and then the comment `: settled <pico>`: the usage is durable, and that is
-what it cost. What comes before is passed on as it comes; the mark is for us and stays here. No answer can fake the
-end, because JSON writes a line break inside a string as two characters.
+A worker ends a stream with `data: [DONE]` and then the comment `: settled <pico> <tokens>`: the usage is durable, and
+that is what it cost and used. What comes before is passed on as it comes; the mark is for us and stays here. No
+answer can fake the end, because JSON writes a line break inside a string as two characters.
 """
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import monotonic
@@ -23,7 +24,7 @@ from shared.money import usd
 log = structlog.get_logger()
 
 DONE = b"data: [DONE]\n\n"
-MARK = b": settled "
+MARK = re.compile(rb": settled ([0-9]+) ([0-9]+)\n\n")
 LONGEST_S = 660.0  # longer than the deadline that a worker keeps by itself, so that its own word comes first
 LAST_WORDS_S = 10.0  # for a client that reads slowly to take in that its stream is broken
 STREAM_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
@@ -69,6 +70,14 @@ class Stream:
             raise ClientLeft from None
 
 
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What an answer cost, and how many tokens it used in all."""
+
+    cost_pico: int
+    tokens: int
+
+
 class Ending:
     """Watches a stream go by for its end."""
 
@@ -94,10 +103,10 @@ class Ending:
         return seen[len(self._carry) : end]
 
     @property
-    def cost_pico(self) -> int | None:
+    def settled(self) -> Settled | None:
         """What the mark says; None where there is none."""
-        number = self._mark.removeprefix(MARK).strip()
-        return int(number) if self._mark.startswith(MARK) and number.isdigit() else None
+        mark = MARK.fullmatch(self._mark)
+        return Settled(int(mark[1]), int(mark[2])) if mark else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +119,8 @@ class Call:
     headers: Mapping[str, str]
 
 
-Relayed = tuple[web.StreamResponse, int | None]
-"""An answer, and what it cost as far as the worker said so."""
+Relayed = tuple[web.StreamResponse, Settled | None]
+"""An answer, and what the worker said of its cost, if it did."""
 
 
 async def relay(request: web.Request, workers: Workers, call: Call, started: float) -> Relayed:
@@ -137,23 +146,23 @@ async def relay(request: web.Request, workers: Workers, call: Call, started: flo
 async def _whole(answer: Reply, started: float) -> Relayed:
     body = await answer.read()
     headers = {name: answer.headers[name] for name in KEPT_HEADERS if name in answer.headers}
-    cost = _settled(answer)
-    if cost is not None:
+    settled = _settled(answer)
+    if settled is not None:
         upstream_ms = float(answer.headers.get("x-opentoken-upstream-ms", 0))
-        headers["x-opentoken-cost"] = usd(cost)
+        headers["x-opentoken-cost"] = usd(settled.cost_pico)
         headers["x-opentoken-overhead-ms"] = f"{max(0.0, (monotonic() - started) * 1000 - upstream_ms):.2f}"
-    return web.Response(body=body, status=answer.status, headers=headers), cost
+    return web.Response(body=body, status=answer.status, headers=headers), settled
 
 
-def _settled(answer: Reply) -> int | None:
+def _settled(answer: Reply) -> Settled | None:
     """What the answer cost; None for a refusal, which costs nothing. Raises WorkerGone for one without its mark."""
     cost = answer.headers.get("x-opentoken-settled", "")
     if answer.status == 200 and not cost.isdigit():
         raise WorkerGone("the answer came without its settled mark")
-    return int(cost) if cost else None
+    return Settled(int(cost), int(answer.headers.get("x-opentoken-tokens", 0))) if cost else None
 
 
-async def _streamed(answer: Reply, stream: Stream) -> int | None:
+async def _streamed(answer: Reply, stream: Stream) -> Settled | None:
     ending = Ending()
     try:
         while chunk := await answer.readany():
@@ -165,7 +174,7 @@ async def _streamed(answer: Reply, stream: Stream) -> int | None:
     if not ending.complete:
         raise WorkerGone("the stream ended without its end")
     await stream.end()
-    return ending.cost_pico
+    return ending.settled
 
 
 async def lost_answer(lost: Lost) -> web.StreamResponse:

@@ -39,7 +39,7 @@ async def chat(upstream: Upstream, exchange: Exchange, request: ChatRequest) -> 
     created = int(asked.started_at.timestamp())
     head = replies.Head(asked.request_id, created, asked.model.id, exchange.trail.service_tier)
     body = replies.completion(head, answer, usage, cost)
-    return _settled(body, cost, exchange)
+    return _settled(body, cost, usage.tokens, exchange)
 
 
 async def embeddings(upstream: Upstream, exchange: Exchange, request: EmbeddingsRequest) -> web.Response:
@@ -59,12 +59,14 @@ async def embeddings(upstream: Upstream, exchange: Exchange, request: Embeddings
     exchange.trail.first_byte, exchange.trail.upstream_id = monotonic(), vectors.upstream_id
     cost = await exchange.finished(vectors.usage, None)
     as_base64 = request.encoding_format == "base64"
-    return _settled(replies.embeddings(asked.model.id, vectors, cost, as_base64=as_base64), cost, exchange)
+    body = replies.embeddings(asked.model.id, vectors, cost, as_base64=as_base64)
+    return _settled(body, cost, vectors.usage.tokens, exchange)
 
 
-def _settled(body: bytes, cost_pico: int, exchange: Exchange) -> web.Response:
+def _settled(body: bytes, cost_pico: int, tokens: Tokens, exchange: Exchange) -> web.Response:
     headers = {
         "x-opentoken-settled": str(cost_pico),
+        "x-opentoken-tokens": str(tokens.total),
         "x-opentoken-upstream-ms": f"{exchange.trail.upstream_s * 1000:.2f}",
     }
     return web.Response(body=body, headers=headers, content_type="application/json")

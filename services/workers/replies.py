@@ -54,7 +54,7 @@ def usage(tokens: Tokens, cost_pico: int) -> dict[str, Any]:
     body: dict[str, Any] = {
         "prompt_tokens": tokens.prompt,
         "completion_tokens": tokens.output,
-        "total_tokens": tokens.prompt + tokens.output,
+        "total_tokens": tokens.total,
     }
     created = tokens.cache_write + tokens.cache_write_1h
     if tokens.cache_read or created:
@@ -91,7 +91,7 @@ class Chunks:
             (
                 self._delta, b'{},"finish_reason":', reason, b"}]}\n\n",
                 self._head, b',"choices":[],"usage":', used, b"}\n\n",
-                DONE, settled_mark(cost_pico),
+                DONE, settled_mark(cost_pico, tokens.total),
             )
         )  # fmt: skip
 
@@ -101,9 +101,9 @@ def interruption(error: ApiError) -> bytes:
     return b"data: " + orjson.dumps(error.body()) + b"\n\n" + DONE
 
 
-def settled_mark(cost_pico: int) -> bytes:
-    """The comment by which the edge knows that the usage is durable, and what it cost."""
-    return b": settled %d\n\n" % cost_pico
+def settled_mark(cost_pico: int, tokens: int = 0) -> bytes:
+    """The comment by which the edge knows that the usage is durable, and what counts: its cost and all its tokens."""
+    return b": settled %d %d\n\n" % (cost_pico, tokens)
 
 
 def embeddings(model: str, vectors: Vectors, cost_pico: int, *, as_base64: bool) -> bytes:

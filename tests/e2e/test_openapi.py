@@ -43,6 +43,16 @@ def test_the_document_names_every_route_of_the_edge(document: Any, local_stack: 
     assert set(document["paths"]["/v1/chat/completions"]) == {"post"}
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])
+def test_the_document_tells_how_to_ask_once_and_how_a_limited_key_is_refused(document: Any, path: str) -> None:
+    operation = document["paths"][path]["post"]
+    assert [(one["name"], one["in"]) for one in operation["parameters"]] == [("Idempotency-Key", "header")]
+    assert {"Retry-After", "x-should-retry"} <= operation["responses"]["409"]["headers"].keys()
+    assert {"Retry-After", "retry-after-ms"} <= operation["responses"]["429"]["headers"].keys()
+    told = operation["responses"]["200"]["headers"].keys()
+    assert {"x-opentoken-replayed", "x-ratelimit-remaining-requests", "x-ratelimit-reset-tokens"} <= told
+
+
 def test_requests_in_the_document_are_closed_to_unknown_members(document: Any) -> None:
     for name in ("ChatRequest", "EmbeddingsRequest"):
         assert document["components"]["schemas"][name]["additionalProperties"] is False

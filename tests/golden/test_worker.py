@@ -19,6 +19,7 @@ from services.workers import upstream
 from services.workers.provider import Supplier
 from shared.events import UsageRecorded
 from shared.http import listening
+from shared.money import Tokens
 from tests.golden.exchanges import Exchange, comparable, exchanges, said
 from tests.golden.playing import PROVIDERS
 from tests.golden.test_pure import floats, without_hash
@@ -205,11 +206,13 @@ def failed_outcome(exchange: Exchange) -> str:
 
 
 def check_settled(exchange: Exchange, answer: Answer, record: UsageRecorded) -> None:
+    tokens = Tokens(**record.tokens.model_dump()).total if record.outcome == "completed" else 0
     if exchange.streamed:
-        assert answer.body.endswith(DONE + b": settled %d\n\n" % record.cost)
+        assert answer.body.endswith(DONE + b": settled %d %d\n\n" % (record.cost, tokens))
         assert answer.body.count(DONE) == 1
     elif answer.status == 200:
         assert answer.headers["x-opentoken-settled"] == record.cost_pico_usd
+        assert answer.headers["x-opentoken-tokens"] == str(tokens)
     else:
         assert "x-opentoken-settled" not in answer.headers
 

@@ -70,6 +70,9 @@ ROUTES = {
     ("GET", "/v1/proofs/inclusion"): {ADMIN, AUDITOR, INTERNAL},
     ("GET", "/v1/proofs/consistency"): {ADMIN, AUDITOR, INTERNAL},
     ("POST", "/internal/standing"): {INTERNAL},
+    ("POST", "/internal/claims"): {INTERNAL},
+    ("PUT", "/internal/claims/x/answer"): {INTERNAL},
+    ("DELETE", "/internal/claims/x"): {INTERNAL},
     ("POST", "/admin/workspaces"): {ADMIN},
     ("GET", "/admin/workspaces"): {ADMIN},
     ("POST", "/admin/workspaces/demo/keys"): {ADMIN},
@@ -243,6 +246,8 @@ async def test_a_standing_tells_whose_the_key_is_and_what_it_may_still_spend(ser
         "spend_limit_pico": "5000000000000",
         "limit_reset": "monthly",
         "window_spend_pico": str(COST_PICO),
+        "requests_per_minute": None,
+        "tokens_per_minute": None,
     }
 
 

@@ -136,6 +136,7 @@ AUDITOR = {
     "SELECT make_partitions(12)": DENIED,
     "COPY ledger_entry FROM PROGRAM 'true'": DENIED,
     "UPDATE api_key SET revoked_at = now()": DENIED,
+    "SELECT answer FROM idempotency_key": DENIED,
 }
 OWNER = {
     **dict.fromkeys(CHANGES, APPEND_ONLY),

@@ -28,6 +28,7 @@ def standing(**changes: Any) -> dict[str, Any]:
         "key_id": "AbCdEfGh1234", "workspace_id": "w", "label": None, "expires_at": None, "revoked_at": None,
         "strict": False, "balance_pico": str(10 * PICO_PER_USD), "spend_limit_pico": None, "limit_reset": None,
         "window_spend_pico": "0", "window_resets_at": None,
+        "requests_per_minute": None, "tokens_per_minute": None,
     } | changes  # fmt: skip
 
 
@@ -104,4 +105,5 @@ async def edge(worker: Plays) -> AsyncIterator[Edge]:
 
 async def fine(request: web.Request) -> web.Response:
     """A worker's answer to anything."""
-    return json_response({"fine": True}, headers={"x-opentoken-settled": "1000000", "x-opentoken-upstream-ms": "1.5"})
+    settled = {"x-opentoken-settled": "1000000", "x-opentoken-tokens": "10", "x-opentoken-upstream-ms": "1.5"}
+    return json_response({"fine": True}, headers=settled)

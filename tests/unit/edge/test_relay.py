@@ -31,18 +31,18 @@ WORDS = b'data: {"choices":[{"index":0,"delta":{"content":"Once [DONE] \\n\\n up
 
 @given(
     texts=st.lists(st.text() | st.sampled_from(["data: [DONE]\n\n", "data: [DONE]", "[DONE]\n\n", "\n\ndata: "])),
-    cost=st.none() | st.integers(0, 10**18),
+    settled=st.none() | st.builds(relay.Settled, st.integers(0, 10**18), st.integers(0, 10**9)),
     data=st.data(),
 )
 def test_any_cut_of_a_stream_gives_the_client_all_up_to_its_end_and_the_edge_the_cost(
-    texts: list[str], cost: int | None, data: st.DataObject
+    texts: list[str], settled: relay.Settled | None, data: st.DataObject
 ) -> None:
     clients = b"".join(b"data: " + json.dumps({"content": text}).encode() + b"\n\n" for text in texts) + DONE
-    sent = clients + (b"" if cost is None else b": settled %d\n\n" % cost)
+    sent = clients + (b": settled %d %d\n\n" % (settled.cost_pico, settled.tokens) if settled else b"")
     ending = Ending()
     assert b"".join(map(ending.feed, data.draw(cuts(sent)))) == clients
     assert ending.complete
-    assert ending.cost_pico == cost
+    assert ending.settled == settled
 
 
 @given(cut=st.integers(0, len(WORDS + DONE) - 1), data=st.data())
@@ -50,7 +50,7 @@ def test_a_stream_that_stops_anywhere_before_its_end_is_not_complete(cut: int, d
     ending, sent = Ending(), (WORDS + DONE)[:cut]
     assert b"".join(map(ending.feed, data.draw(cuts(sent)))) == sent
     assert not ending.complete
-    assert ending.cost_pico is None
+    assert ending.settled is None
 
 
 @st.composite
@@ -91,7 +91,7 @@ async def half_a_body(request: web.Request) -> web.StreamResponse:
 
 
 async def test_a_stream_reaches_the_client_as_sent_but_for_the_mark() -> None:
-    async with edge(playing(WORDS, WORDS[:9], WORDS[9:], DONE[:5], DONE[5:] + b": settl", b"ed 12\n\n")) as running:
+    async with edge(playing(WORDS, WORDS[:9], WORDS[9:], DONE[:5], DONE[5:] + b": settl", b"ed 12 3\n\n")) as running:
         answer = await running.ask(STREAM)
         await running.answers()
         assert answer.body == WORDS + WORDS + DONE
@@ -106,6 +106,7 @@ async def test_a_whole_answer_keeps_its_meaning_and_loses_what_is_between_us() -
         seen.update({name.lower(): value for name, value in request.headers.items()})
         headers = {
             "x-opentoken-settled": "1444000000",
+            "x-opentoken-tokens": "1950",
             "x-opentoken-upstream-ms": "3",
             "Retry-After": "7",
             "Server": "w",
@@ -119,7 +120,9 @@ async def test_a_whole_answer_keeps_its_meaning_and_loses_what_is_between_us() -
     assert float(answer.headers["x-opentoken-overhead-ms"]) >= 0
     assert answer.headers["Retry-After"] == "7"
     assert answer.headers["x-request-id"] == seen["x-request-id"]
-    assert not {"x-opentoken-settled", "x-opentoken-upstream-ms"} & {name.lower() for name in answer.headers}
+    assert not {"x-opentoken-settled", "x-opentoken-tokens", "x-opentoken-upstream-ms"} & {
+        name.lower() for name in answer.headers
+    }
     assert (seen["x-opentoken-workspace"], seen["x-opentoken-key"]) == ("w", "AbCdEfGh1234")
     assert seen["authorization"] == f"Bearer {TOKEN}", "a client's key goes no further than the edge"
 

@@ -8,7 +8,7 @@ from shared import errors
 from shared.errors import ApiError, UpstreamError
 
 ALL = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, ApiError)]
-TYPES = {"invalid_request_error", "authentication_error", "upstream_error", "api_error"}
+TYPES = {"invalid_request_error", "authentication_error", "upstream_error", "api_error"} | {"requests", "tokens"}
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -42,6 +42,9 @@ def test_the_codes_are_those_of_the_documentation() -> None:
         (402, "invalid_request_error", "insufficient_credit"),
         (404, "invalid_request_error", "not_found"),
         (405, "invalid_request_error", "method_not_allowed"),
+        (409, "invalid_request_error", "idempotency_conflict"),
+        (429, "requests", "rate_limit_exceeded"),
+        (429, "tokens", "rate_limit_exceeded"),
         (413, "invalid_request_error", "request_too_large"),
         (429, "invalid_request_error", "spend_limit_exceeded"),
         (500, "api_error", None),

@@ -124,7 +124,7 @@ async def test_a_deadline_inside_a_stream_is_told_in_it_and_waived(running: Runn
     assert done == "[DONE]"
     told = json.loads(error)["error"]
     assert (told["type"], told["code"]) == ("upstream_error", "upstream_timeout")
-    assert answer.body.endswith(b"data: [DONE]\n\n: settled 0\n\n")
+    assert answer.body.endswith(b"data: [DONE]\n\n: settled 0 0\n\n")
     assert (record.outcome, record.cost) == ("upstream_interrupted", 0)
     assert record.tokens.input > 0, "the counts stay on the record for reconciliation"
 
@@ -136,7 +136,7 @@ async def test_a_stream_that_breaks_is_on_record_and_free(running: Running, name
         answer = await worker.ask(chat(name, f"Hi [[{fault} tokens=50 chunks=10]]", stream=True))
         record = await worker.books.only()
     assert b"stream interrupted: " in answer.body
-    assert answer.body.endswith(b"data: [DONE]\n\n: settled 0\n\n")
+    assert answer.body.endswith(b"data: [DONE]\n\n: settled 0 0\n\n")
     assert (record.outcome, record.cost, len(record.attempts)) == ("upstream_interrupted", 0, 1)
     assert record.owed == 0
 

@@ -156,6 +156,18 @@ CREATE TABLE quarantine (  -- what could not be booked at all, whole, with the r
     reason      text        NOT NULL,
     recorded_at timestamptz NOT NULL
 );
+-- Which request an Idempotency-Key stands for. The answer is a customer's content, and is deleted after a day.
+CREATE TABLE idempotency_key (
+    workspace_id text        NOT NULL REFERENCES workspace,
+    key_digest   text        NOT NULL,  -- SHA-256 in hex, as is the body's
+    body_digest  text        NOT NULL,
+    request_id   uuid        NOT NULL UNIQUE,
+    stream       boolean     NOT NULL,
+    answer       bytea,                 -- NULL: it runs, or its answer cannot be given again
+    claimed_at   timestamptz NOT NULL,
+    PRIMARY KEY (workspace_id, key_digest)
+);
+CREATE INDEX idempotency_key_by_age ON idempotency_key (claimed_at);
 
 -- Append-only. Per statement, so that even a change that meets no row is refused.
 -- ENABLE ALWAYS: session_replication_role = replica would pass ordinary triggers.

@@ -148,6 +148,18 @@ CREATE TABLE quarantine (  -- what could not be booked at all, whole, with the r
     reason      TEXT NOT NULL,
     recorded_at TEXT NOT NULL
 ) STRICT;
+-- Which request an Idempotency-Key stands for. The answer is a customer's content, and is deleted after a day.
+CREATE TABLE idempotency_key (
+    workspace_id TEXT    NOT NULL REFERENCES workspace,
+    key_digest   TEXT    NOT NULL,  -- SHA-256 in hex, as is the body's
+    body_digest  TEXT    NOT NULL,
+    request_id   TEXT    NOT NULL UNIQUE,
+    stream       INTEGER NOT NULL CHECK (stream IN (0, 1)),
+    answer       BLOB,              -- NULL: it runs, or its answer cannot be given again
+    claimed_at   TEXT    NOT NULL,
+    PRIMARY KEY (workspace_id, key_digest)
+) STRICT;
+CREATE INDEX idempotency_key_by_age ON idempotency_key (claimed_at);
 
 -- Append-only. INSERT OR REPLACE deletes silently unless recursive_triggers is on: every connection turns it on.
 CREATE TRIGGER usage_record_no_update BEFORE UPDATE ON usage_record
