@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from shared.changes import AccountChanged
 from shared.events import Encoded
 
 
@@ -27,6 +28,19 @@ Handler = Callable[[Sequence[Message]], Awaitable[None]]
 """Takes messages; returns when they are committed; raises to have the same messages again."""
 
 
+class Watcher(Protocol):
+    """Is told what changed, and between which moments it is told everything."""
+
+    def began(self) -> None:
+        """From now on every change arrives; any before this may have been missed."""
+
+    def ended(self) -> None:
+        """From now on changes may be missed."""
+
+    def changed(self, change: AccountChanged) -> None:
+        """A change, as soon as it is known; the same one may come twice."""
+
+
 class Bus(Protocol):
     """What both kinds offer."""
 
@@ -39,6 +53,12 @@ class Bus(Protocol):
 
     async def consume(self, shard: int, handler: Handler) -> None:
         """Hand a shard's messages to `handler`, in order, until cancelled; each until it succeeds."""
+
+    async def announce(self, change: AccountChanged) -> None:
+        """Return once the change is on its way to every watcher there is. Raises BusError."""
+
+    async def watch(self, watcher: Watcher) -> None:
+        """Tell `watcher` of every change, until cancelled."""
 
     async def close(self) -> None:
         """Finish what is under way, and disconnect."""

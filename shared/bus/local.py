@@ -6,8 +6,9 @@ So the local stack needs neither a broker nor a spool to keep the promise that u
 import asyncio
 from collections.abc import Sequence
 
-from shared.bus import BusError, Handler, Message
+from shared.bus import BusError, Handler, Message, Watcher
 from shared.bus.packing import Packer
+from shared.changes import AccountChanged
 from shared.events import Encoded, batch
 
 
@@ -16,6 +17,7 @@ class LocalBus:
 
     def __init__(self) -> None:
         self._handler: Handler | None = None
+        self._watchers = list[Watcher]()
         self._packer = Packer(self._commit, in_flight=1)
 
     @property
@@ -37,6 +39,21 @@ class LocalBus:
         finally:
             await self._packer.drain()
             self._handler = None
+
+    async def announce(self, change: AccountChanged) -> None:
+        """Tell all who watch now."""
+        for watcher in tuple(self._watchers):
+            watcher.changed(change)
+
+    async def watch(self, watcher: Watcher) -> None:
+        """Tell `watcher` of every change, until cancelled."""
+        self._watchers.append(watcher)
+        watcher.began()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._watchers.remove(watcher)
+            watcher.ended()
 
     async def close(self) -> None:
         """Wait for what is being committed."""

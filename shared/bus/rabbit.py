@@ -15,13 +15,14 @@ import aio_pika
 import structlog
 from aio_pika.abc import AbstractConnection, AbstractExchange
 from aio_pika.connection import Connection, make_url
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS, DeliveryError
 from pamqp.commands import Basic
 
-from shared.bus import BusError, Handler
+from shared.bus import BusError, Handler, Watcher, accounts
 from shared.bus.consumer import Consumer
 from shared.bus.packing import Packer
-from shared.bus.topology import TopologyError, declare
+from shared.bus.topology import ACCOUNTS_EXCHANGE, TopologyError, declare
+from shared.changes import AccountChanged
 from shared.events import CONTENT_TYPE, USAGE_EXCHANGE, Encoded, batch, routing_key, shard_of
 
 log = structlog.get_logger()
@@ -42,6 +43,7 @@ class RabbitBus:
     def __init__(self, url: str, *, shards: int, name: str) -> None:
         self._url, self._shards, self._name = url, shards, name
         self._exchange: AbstractExchange | None = None
+        self._accounts: AbstractExchange | None = None
         self._blocked: Callable[[], bool] = bool
         self._silent = asyncio.Event()
         self._packers = [Packer(partial(self._send, shard), in_flight=IN_FLIGHT) for shard in range(shards)]
@@ -63,6 +65,32 @@ class RabbitBus:
             await Consumer(shard, handler).run(connection, self._shards)
 
         await self._keep("consumer", take)
+
+    async def announce(self, change: AccountChanged) -> None:
+        """Return once the broker confirmed the change: all queues that are bound have it. Raises BusError."""
+        if self._accounts is None or self._blocked():
+            raise BusError("the broker is away")
+        try:
+            async with asyncio.timeout(CONFIRM_TIMEOUT_S):
+                await accounts.announce(self._accounts, change)
+        except (TimeoutError, DeliveryError, *CONNECTION_EXCEPTIONS) as error:
+            raise BusError(f"not confirmed: {error or type(error).__name__}") from error
+
+    async def watch(self, watcher: Watcher) -> None:
+        """Tell `watcher` of every change until cancelled, over every reconnection."""
+
+        async def take(connection: AbstractConnection) -> None:
+            async with asyncio.timeout(SETUP_TIMEOUT_S):
+                await declare(connection, self._shards)
+                channel = await connection.channel()
+                await accounts.listen(channel, watcher)
+            watcher.began()
+            try:
+                await channel.closed()
+            finally:
+                watcher.ended()
+
+        await self._keep("watcher", take)
 
     async def close(self) -> None:
         """Wait for the confirmations that can still come, then disconnect."""
@@ -97,13 +125,14 @@ class RabbitBus:
             await declare(connection, self._shards)
             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
             exchange = await channel.get_exchange(USAGE_EXCHANGE, ensure=False)
+            changes = await channel.get_exchange(ACCOUNTS_EXCHANGE, ensure=False)
         self._silent.clear()
         ends = [asyncio.ensure_future(channel.closed()), asyncio.create_task(self._silent.wait())]
         try:
-            self._exchange, self._blocked = exchange, partial(_blocked, connection)
+            self._exchange, self._accounts, self._blocked = exchange, changes, partial(_blocked, connection)
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._exchange, self._blocked = None, bool
+            self._exchange, self._accounts, self._blocked = None, None, bool
             for end in ends:
                 end.cancel()
 
