@@ -1,0 +1,172 @@
+"""How an edge spends what it was lent: pure, by a clock that is passed in (monotonic seconds), in whole pico-dollars.
+
+A request takes a hold of what it is expected to cost, and gives it up for its exact cost. What is left of a lease is
+what was granted less what was returned, used and held; every total only grows, as `shared.leases` says.
+"""
+
+from dataclasses import dataclass, field
+
+from shared.ids import new_id
+from shared.leases import FLOOR_PICO, Ask, Lent
+
+LOW_PERCENT = 40  # of what there was after the last answer: below it, more is asked for while requests go on
+
+
+@dataclass(slots=True)
+class Lease:
+    """A part of a workspace's credit, or of a key's limit."""
+
+    granted_pico: int = 0
+    returned_pico: int = 0
+    used_pico: int = 0
+    held_pico: int = 0
+    valid_until: float = 0.0
+    full_pico: int = 0
+    answer: Lent | None = None
+    told: tuple[int, int] = (0, 0)
+    _recent: tuple[int, int] = (0, 0)
+
+    @property
+    def left_pico(self) -> int:
+        """What more may be spent; below 0 where a request was let in for the last of it, or cost more than its hold."""
+        return self.granted_pico - self.spoken_for_pico
+
+    @property
+    def spoken_for_pico(self) -> int:
+        """All that is gone, or may be."""
+        return self.returned_pico + self.used_pico + self.held_pico
+
+    @property
+    def has_news(self) -> bool:
+        """Whether billing has not heard yet how far it is."""
+        return self.told != (self.used_pico, self.returned_pico)
+
+    @property
+    def is_low(self) -> bool:
+        """Whether it is time to ask for more."""
+        return self.left_pico * 100 < self.full_pico * LOW_PERCENT
+
+    def covers(self, amount_pico: int, now: float) -> bool:
+        """Whether so much is left, and may still be spent."""
+        return now < self.valid_until and self.left_pico >= amount_pico
+
+    def settle(self, held_pico: int, cost_pico: int) -> None:
+        """A hold becomes what the request really cost."""
+        self.held_pico -= held_pico
+        self.used_pico += cost_pico
+
+    def give_back(self) -> None:
+        """Return what is left."""
+        self.returned_pico += max(0, self.left_pico)
+
+    def want_pico(self, waiting_pico: int) -> int:
+        """How much there should be left: the spend of the last ten seconds or so, and enough for those who wait."""
+        before, since = self._recent
+        return max(before, self.used_pico - since, FLOOR_PICO, waiting_pico)
+
+    def tick(self) -> None:
+        """Called every ten seconds: what was used since the last time is the recent spend."""
+        _, since = self._recent
+        self._recent = (self.used_pico - since, self.used_pico)
+
+    def answered(self, asked: Ask, lent: Lent, asked_at: float) -> None:
+        """Billing's answer. It is good from when it was asked for: a late one for less long, or not at all."""
+        self.granted_pico = max(self.granted_pico, lent.granted_pico)
+        self.valid_until = max(self.valid_until, asked_at + lent.ttl_s)
+        self.full_pico = max(0, self.left_pico)
+        self.told = max(self.told, (asked.used_pico, asked.returned_pico))
+        self.answer = lent
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """What one request may cost, until its cost is known. `key_id` where the key has a limit of its own."""
+
+    purse: "Purse"
+    request_id: str
+    key_id: str | None
+    amount_pico: int
+    since: float
+
+    def settle(self, cost_pico: int) -> None:
+        """The request is over, and cost this. May be called once."""
+        for lease in self.purse.leases(self.key_id):
+            lease.settle(self.amount_pico, cost_pico)
+        self.purse.pending.pop(self.request_id, None)
+
+
+@dataclass(slots=True)
+class Purse:
+    """All that an edge was lent of one workspace, under one lease id."""
+
+    workspace_id: str
+    lease_id: str = field(default_factory=new_id)
+    credit: Lease = field(default_factory=Lease)
+    limited: dict[str, Lease] = field(default_factory=dict)
+    pending: dict[str, Hold] = field(default_factory=dict)
+    used_at: float = 0.0
+
+    def leases(self, key_id: str | None) -> tuple[Lease, ...]:
+        """What a request of this key is paid from: the credit first, as a client meets the gates."""
+        if key_id is None:
+            return (self.credit,)
+        return (self.credit, self.limited.setdefault(key_id, Lease()))
+
+    @property
+    def all(self) -> dict[str | None, Lease]:
+        """Every lease by its key; None is the credit."""
+        credit: dict[str | None, Lease] = {None: self.credit}
+        return credit | self.limited
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether billing gave it up."""
+        return any(lease.answer is not None and lease.answer.closed for lease in self.all.values())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way."""
+        return self.credit.held_pico == 0
+
+    def take(self, request_id: str, key_id: str | None, amount_pico: int, now: float) -> Hold | None:
+        """A hold, where there is enough for all of it."""
+        if not all(lease.covers(amount_pico, now) for lease in self.leases(key_id)):
+            return None
+        return self._hold(request_id, key_id, amount_pico, now)
+
+    def take_last(self, request_id: str, key_id: str | None, amount_pico: int, now: float) -> Hold | None:
+        """A hold as long as there is anything: what a workspace that is not strict may pass its credit by."""
+        if not all(lease.covers(1, now) for lease in self.leases(key_id)):
+            return None
+        return self._hold(request_id, key_id, amount_pico, now)
+
+    def leave_pending(self, hold: Hold) -> None:
+        """The request is over, but what it cost is known to its worker alone: the hold stays until billing knows."""
+        self.pending[hold.request_id] = hold
+
+    def give_back(self) -> None:
+        """Return what is left of everything."""
+        for lease in self.all.values():
+            lease.give_back()
+
+    def ask(self, key_id: str | None, waiting_pico: int = 0, needed_pico: int = 0, **how: bool) -> Ask:
+        """How far a lease is, and what it wants: to have enough left, and for those who wait at least `needed_pico`."""
+        lease = self.all[key_id]
+        gone = lease.spoken_for_pico
+        wants = bool(waiting_pico) or (lease.is_low and not how.get("final"))
+        return Ask(
+            lease_id=self.lease_id,
+            workspace_id=self.workspace_id,
+            key_id=key_id,
+            used_pico=lease.used_pico,
+            returned_pico=lease.returned_pico,
+            wanted_pico=gone + lease.want_pico(waiting_pico) if wants else 0,
+            needed_pico=gone + needed_pico if needed_pico else 0,
+            **how,
+        )
+
+    def _hold(self, request_id: str, key_id: str | None, amount_pico: int, now: float) -> Hold:
+        for lease in self.leases(key_id):
+            lease.held_pico += amount_pico
+        self.used_at = now
+        return Hold(self, request_id, key_id, amount_pico, now)
