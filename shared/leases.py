@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 TTL_S: Final = 60.0  # how long an edge may spend what it has without hearing from billing; it asks every 10 s
 FLOOR_PICO: Final = 10**11  # 0.10 USD: what is lent at least while there is plenty, so that small spenders rarely ask
-MAX_ASKS: Final = 500  # in one call: a transaction of some 10 ms
-MAX_PENDING: Final = 500
+MAX_ASKS: Final = 200  # in one call: a transaction of some 40 ms, for which requests that wait for credit wait, too
+MAX_PENDING: Final = 500  # in one call; the others are asked about in the next
 
 Pico = Annotated[int, Field(ge=0, lt=2**62)]
 Id = Annotated[str, Field(pattern=r"^[0-9a-f-]{36}$")]

@@ -13,8 +13,8 @@ from sqlalchemy import Connection, Engine, Table, insert, select, update
 
 from services.billing.database import ACCOUNTS_LOCK, Row, reading, row, rows, writing
 from services.billing.errors import Conflict
-from services.billing.standing import LimitReset
 from services.billing.tables import api_key, workspace
+from services.billing.windows import LimitReset
 from shared.errors import NotFound
 from shared.ids import new_id
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from services.billing.answers import Answer, Moment, Page, Usd
-from services.billing.standing import LimitReset
+from services.billing.windows import LimitReset
 
 
 class Workspace(Answer):

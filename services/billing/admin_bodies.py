@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from services.billing.bodies import Moment, Name, Uuid
-from services.billing.standing import LimitReset
+from services.billing.windows import LimitReset
 from shared.bodies import Strict
 from shared.money import PICO_PER_USD, pico_usd
 

@@ -8,15 +8,17 @@ from aiohttp import web
 from sqlalchemy import Engine
 
 from services.billing import migrations, openapi
-from services.billing.accounts import Accounts, Announce, Changed
+from services.billing.accounts import Accounts, Announce
 from services.billing.admin import Admin
 from services.billing.admin_log import Handler, logged
+from services.billing.announcer import Announcer
 from services.billing.audit import Audit
 from services.billing.bootstrap import bootstrap
 from services.billing.claims import Claims
 from services.billing.consumer import consume, handler
 from services.billing.database import Threads, connect, ping
 from services.billing.ledger import Ledger
+from services.billing.lender import Lender
 from services.billing.partitions import keep_ahead
 from services.billing.review import Review
 from services.billing.settings import BillingSettings
@@ -26,20 +28,18 @@ from shared.bus import Bus, BusError
 from shared.errors import NotFound
 
 
-async def _nobody(_: Changed) -> None:
-    """Nobody is told."""
-
-
-def build_app(settings: BillingSettings, bus: Bus, announce: Announce = _nobody) -> web.Application:
+def build_app(settings: BillingSettings, bus: Bus, announce: Announce | None = None) -> web.Application:
     """The service on `bus`, which stays its caller's to close. Starting raises SchemaError on an unfit database.
 
-    `announce` is called with what each administrator's call has changed. Raises NoteError where the signing key cannot
-    be read.
+    `announce` is called with what each administrator's call has changed; by default it tells all edges, on the bus.
+    Raises NoteError where the signing key cannot be read.
     """
     engine, threads = connect(settings.database_url.get_secret_value()), Threads()
     ledger, accounts = Ledger(engine, settings.ledger_shards), Accounts(engine)
     claims = Claims(engine, ledger, threads)
     signer = make_signer(engine, settings)
+    announcer = Announcer(bus)
+    lender = Lender(engine, threads, announcer)
 
     async def resources(_: web.Application) -> AsyncIterator[None]:
         try:
@@ -49,12 +49,14 @@ def build_app(settings: BillingSettings, bus: Bus, announce: Announce = _nobody)
             tasks = [asyncio.create_task(consume(bus, shard, post)) for shard in shards]
             tasks.append(asyncio.create_task(keep_ahead(engine, threads)))
             tasks.append(asyncio.create_task(claims.keep_purging()))
+            tasks.append(asyncio.create_task(lender.keep_sweeping()))
             if signer is not None:
                 tasks.append(asyncio.create_task(keep_signing(signer, threads)))
             yield
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await announcer.close()
         finally:
             threads.close()
             engine.dispose()
@@ -70,8 +72,8 @@ def build_app(settings: BillingSettings, bus: Bus, announce: Announce = _nobody)
     app.cleanup_ctx.append(resources)
     app.add_routes(_claim_routes(settings, claims))
     noted = partial(logged, engine=engine, threads=threads)
-    admin = Admin(accounts, ledger, threads, announce)
-    app.add_routes(_routes(settings, Audit(engine, threads)))
+    admin = Admin(accounts, ledger, threads, announcer.announce if announce is None else announce)
+    app.add_routes(_routes(settings, Audit(engine, threads), lender))
     app.add_routes(_admin_routes(settings, admin, Review(engine, threads), noted))
     return app
 
@@ -85,7 +87,7 @@ async def _start(
         await threads.write(bootstrap, accounts, ledger, settings.bootstrap_key.get_secret_value())
 
 
-def _routes(settings: BillingSettings, audit: Audit) -> list[web.RouteDef]:
+def _routes(settings: BillingSettings, audit: Audit, lender: Lender) -> list[web.RouteDef]:
     internal, admins = settings.internal_token.get_secret_value(), settings.admin_token.get_secret_value()
     readers = (settings.auditor_token.get_secret_value(), admins, internal)
     return [
@@ -101,7 +103,8 @@ def _routes(settings: BillingSettings, audit: Audit) -> list[web.RouteDef]:
         web.get("/v1/proofs/inclusion", _for(audit.inclusion, *readers)),
         web.get("/v1/proofs/consistency", _for(audit.consistency, *readers)),
         web.get("/openapi.json", _openapi()),
-        web.post("/internal/standing", _for(audit.standing, internal)),
+        web.post("/internal/standing", _for(lender.standing, internal)),
+        web.post("/internal/leases", _for(lender.leases, internal)),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The audit surface: read-only routes over the books, and the standing of a key for the edge."""
+"""The audit surface: read-only routes over the books."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,6 @@ from services.billing.bodies import (
     EntriesQuery,
     ExportQuery,
     InclusionQuery,
-    KeyDigest,
     PeriodQuery,
     ReceiptQuery,
     ShardQuery,
@@ -25,7 +24,6 @@ from services.billing.database import Threads
 from services.billing.export import Selection
 from services.billing.leaves import Kind
 from services.billing.proofs import Proofs, checkpoint_json
-from services.billing.standing import Standings
 from services.billing.statement import Month, Statements
 from shared.bodies import parse
 from shared.http import json_response
@@ -35,7 +33,7 @@ class Audit:
     """Handlers; who may call them is decided where they are routed."""
 
     def __init__(self, engine: Engine, threads: Threads) -> None:
-        self._books, self._standings, self._statements = Books(engine), Standings(engine), Statements(engine)
+        self._books, self._statements = Books(engine), Statements(engine)
         self._proofs = Proofs(engine)
         self._engine, self._threads = engine, threads
 
@@ -100,11 +98,6 @@ class Audit:
         query = parse(TableQuery, request.query)
         kind: Kind = "usage/1" if query.kind == "usage" else "entry/1"
         return await self._streamed(request, export.table(self._engine, kind, _selection(query)), "text/csv")
-
-    async def standing(self, request: web.Request) -> web.Response:
-        """POST /internal/standing."""
-        body = parse(KeyDigest, await request.read())
-        return json_response(await self._threads.read(self._standings.of, body.digest))
 
     async def _streamed(self, request: web.Request, pieces: Iterator[bytes], media: str) -> web.StreamResponse:
         """The pieces as they are read, each on a reading thread; no piece is read before the last one was taken."""

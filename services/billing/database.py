@@ -31,6 +31,7 @@ BUSY_TIMEOUT_S = 30.0  # SQLite: how long to wait for another process's transact
 # Advisory locks: from 0 on, one for each shard of the ledger.
 ACCOUNTS_LOCK = -1
 MIGRATION_LOCK = -2
+LEASE_LOCKS = range(-64 - 2, -2)  # a workspace has one of them: few enough to be taken all, too many to often meet
 
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",  # readers do not wait for the writer
@@ -51,11 +52,11 @@ def connect(url: str) -> Engine:
             url,
             isolation_level="READ COMMITTED",  # a writer must see what was committed while it waited for its lock
             pool_pre_ping=True,
-            pool_size=READERS + 1,
+            pool_size=READERS + 2,
             # Plans kept from when the tables were empty would scan them for ever (measured: 30 times slower).
             connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "prepare_threshold": None},
         )
-    engine = create_engine(url, pool_size=READERS + 1, connect_args={"timeout": BUSY_TIMEOUT_S})
+    engine = create_engine(url, pool_size=READERS + 2, connect_args={"timeout": BUSY_TIMEOUT_S})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -134,11 +135,16 @@ class Threads:
 
     def __init__(self) -> None:
         self._writer = ThreadPoolExecutor(1, "ledger-writer")
+        self._lender = ThreadPoolExecutor(1, "lease-writer")
         self._readers = ThreadPoolExecutor(READERS, "ledger-reader")
 
     async def write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function` on the one writing thread. It runs to its end even where the caller is cancelled."""
         return await self._run(self._writer, lambda: function(*args, **kwargs))
+
+    async def lend(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `function` on a thread that writes leases: an edge that waits for credit waits for no batch of usage."""
+        return await self._run(self._lender, lambda: function(*args, **kwargs))
 
     async def read(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function` on a reading thread."""
@@ -147,6 +153,7 @@ class Threads:
     def close(self) -> None:
         """Wait for what is running."""
         self._writer.shutdown()
+        self._lender.shutdown()
         self._readers.shutdown()
 
     @staticmethod

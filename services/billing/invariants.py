@@ -98,6 +98,18 @@ HAVING CASE WHEN original.amount_pico < 0
     ELSE SUM(CAST(reversal.amount_pico AS NUMERIC)) < -original.amount_pico OR MAX(reversal.amount_pico) > 0 END
 """
 
+# Spend limits: what a key spent on a day is the sum of its records. The day is the beginning of a time's text, in UTC.
+SPEND = """
+SELECT 'key_spend ' || key_id || ' ' || day, CAST(SUM(recorded) AS TEXT), CAST(SUM(kept) AS TEXT) FROM (
+    SELECT key_id, {day} AS day, CAST(cost_pico AS NUMERIC) AS recorded, 0 AS kept FROM usage_record
+    UNION ALL SELECT key_id, day, 0, CAST(cost_pico AS NUMERIC) FROM key_spend
+) AS both_sides GROUP BY key_id, day HAVING SUM(recorded) <> SUM(kept)
+"""
+DAYS: Final = {
+    "postgresql": "to_char(recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
+    "sqlite": "substr(recorded_at, 1, 10)",
+}
+
 QUERIES: Final = {
     "cost": COST,
     "debit": DEBIT,
@@ -107,11 +119,14 @@ QUERIES: Final = {
     "sequence": SEQUENCE,
     "trial balance": TRIAL_BALANCE,
     "reversal": REVERSAL,
+    "spend": SPEND,
 }
 """The queries by the name of what they check."""
 
 
 def violations(connection: Connection, check: str) -> Iterator[Finding]:
     """What one of the queries finds."""
-    for row, expected, found in connection.execute(text(QUERIES[check])):
+    for row, expected, found in connection.execute(
+        text(QUERIES[check].replace("{day}", DAYS[connection.dialect.name]))
+    ):
         yield Finding(check, row, str(expected), str(found))

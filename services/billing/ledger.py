@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy import Connection, Engine, Select, Table, func, insert, select, text
 from sqlalchemy.exc import DataError, IntegrityError
 
-from services.billing import tree
+from services.billing import spend, tree
 from services.billing.batch import Batch, Head, Terms, json_of_columns
 from services.billing.database import Row, insert_rows, reading, row, rows, writing
 from services.billing.errors import Conflict
@@ -219,6 +219,7 @@ def _append(connection: Connection, booked: Sequence[tuple[Kind, Row]]) -> list[
 
 def _insert(connection: Connection, batch: Batch) -> None:
     _append(connection, batch.booked)
+    spend.add(connection, batch.records)
     _insert_new(connection, conflict, batch.conflicts)
     _insert_new(connection, quarantine, batch.quarantine)
 

@@ -6,7 +6,7 @@ from itertools import islice
 import orjson
 from sqlalchemy import Connection, Engine, insert, select
 
-from services.billing import migrations, tree
+from services.billing import migrations, spend, tree
 from services.billing.database import insert_rows, reading, writing
 from services.billing.export import TREE
 from services.billing.leaves import LeafError, read
@@ -67,6 +67,7 @@ def _append(connection: Connection, batch: list[Placed]) -> None:
     if names:
         made = [{"id": id_, "name": id_, "strict": False, "created_at": at} for id_, at in names.items()]
         connection.execute(insert(workspace), made)
+    spend.add(connection, [row for _, kind, row in batch if kind == "usage/1"])
     for shard in {row["shard"] for _, _, row in batch}:
         booked = tree.grow(connection, shard, [(kind, row) for _, kind, row in batch if row["shard"] == shard])
         for ours, table in TABLES.items():

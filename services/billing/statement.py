@@ -16,8 +16,8 @@ from services.billing.books import entry_json, no_workspace
 from services.billing.database import Row, reading, rows
 from services.billing.ledger import heads
 from services.billing.records import TOKENS
-from services.billing.standing import Window, window
 from services.billing.tables import ledger_entry, signed_checkpoint, usage_record
+from services.billing.windows import Window, window
 from shared.errors import InvalidRequest
 from shared.events import utc_text
 from shared.money import usd

@@ -220,3 +220,33 @@ quarantine = Table(
     Column("reason", Text),
     Column("recorded_at", Moment),
 )
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("lease_id", Text, primary_key=True),
+    Column("key_id", Text, primary_key=True),
+    Column("edge", Text),
+    Column("workspace_id", Text),
+    Column("granted_pico", BigInteger),
+    Column("returned_pico", BigInteger),
+    Column("used_pico", BigInteger),
+    Column("closed", Boolean),
+    Column("expires_at", Moment),
+)
+
+lease_booked = Table(
+    "lease_booked",
+    metadata,
+    Column("lease_id", Text, primary_key=True),
+    Column("key_id", Text, primary_key=True),
+    Column("cost_pico", Balance),
+)
+
+key_spend = Table(
+    "key_spend",
+    metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("day", Text, primary_key=True),
+    Column("cost_pico", Balance),
+)

@@ -4,15 +4,17 @@ A request takes a hold of what it is expected to cost, and gives it up for its e
 what was granted less what was returned, used and held; every total only grows, as `shared.leases` says.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shared.ids import new_id
 from shared.leases import FLOOR_PICO, Ask, Lent
 
 LOW_PERCENT = 40  # of what there was after the last answer: below it, more is asked for while requests go on
 
+HOLDS = 4  # times the most that was held at once: with less, a hold alone would look as if little were left
 
-@dataclass(slots=True)
+
+@dataclass(eq=False, slots=True)
 class Lease:
     """A part of a workspace's credit, or of a key's limit."""
 
@@ -21,10 +23,12 @@ class Lease:
     used_pico: int = 0
     held_pico: int = 0
     valid_until: float = 0.0
-    full_pico: int = 0
+    full_pico: int = 0  # what was left after the last answer
+    is_low: bool = False  # it is time to ask for more
     answer: Lent | None = None
     told: tuple[int, int] = (0, 0)
     _recent: tuple[int, int] = (0, 0)
+    _peaks: tuple[int, int] = (0, 0)
 
     @property
     def left_pico(self) -> int:
@@ -42,13 +46,29 @@ class Lease:
         return self.told != (self.used_pico, self.returned_pico)
 
     @property
-    def is_low(self) -> bool:
-        """Whether it is time to ask for more."""
-        return self.left_pico * 100 < self.full_pico * LOW_PERCENT
+    def is_short(self) -> bool:
+        """Whether what was needed last was not there."""
+        return self.answer is not None and self.answer.short
+
+    @property
+    def is_recalled(self) -> bool:
+        """Whether other edges were asked to give back what they have of it."""
+        return self.answer is not None and self.answer.recalled
+
+    @property
+    def is_scarce(self) -> bool:
+        """Whether nothing is to be kept that is not in use."""
+        return self.answer is not None and self.answer.scarce
 
     def covers(self, amount_pico: int, now: float) -> bool:
         """Whether so much is left, and may still be spent."""
         return now < self.valid_until and self.left_pico >= amount_pico
+
+    def hold(self, amount_pico: int) -> None:
+        """A request begins."""
+        self.held_pico += amount_pico
+        self.is_low = self.is_low or self.left_pico * 100 < self.full_pico * LOW_PERCENT
+        self._peaks = (self._peaks[0], max(self._peaks[1], self.held_pico))
 
     def settle(self, held_pico: int, cost_pico: int) -> None:
         """A hold becomes what the request really cost."""
@@ -56,26 +76,41 @@ class Lease:
         self.used_pico += cost_pico
 
     def give_back(self) -> None:
-        """Return what is left."""
+        """Return what is left, and ask for no more until a request needs it."""
         self.returned_pico += max(0, self.left_pico)
+        self.full_pico, self.is_low = 0, False
 
     def want_pico(self, waiting_pico: int) -> int:
-        """How much there should be left: the spend of the last ten seconds or so, and enough for those who wait."""
+        """How much there should be left: the spend of the last ten seconds or so, and some times what was held at once,
+        which is often far more than was spent; and enough for those who wait.
+        """
         before, since = self._recent
-        return max(before, self.used_pico - since, FLOOR_PICO, waiting_pico)
+        return max(before, self.used_pico - since, HOLDS * max(self._peaks), FLOOR_PICO, waiting_pico)
 
     def tick(self) -> None:
-        """Called every ten seconds: what was used since the last time is the recent spend."""
+        """Called every ten seconds: what was used, and held at most, since the last time is what is recent."""
         _, since = self._recent
+        self._peaks = (self._peaks[1], self.held_pico)
         self._recent = (self.used_pico - since, self.used_pico)
 
     def answered(self, asked: Ask, lent: Lent, asked_at: float) -> None:
         """Billing's answer. It is good from when it was asked for: a late one for less long, or not at all."""
         self.granted_pico = max(self.granted_pico, lent.granted_pico)
         self.valid_until = max(self.valid_until, asked_at + lent.ttl_s)
-        self.full_pico = max(0, self.left_pico)
+        self.full_pico, self.is_low = max(0, self.left_pico), False
         self.told = max(self.told, (asked.used_pico, asked.returned_pico))
         self.answer = lent
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a request needs: `key_id` where the key has a spend limit of its own."""
+
+    request_id: str
+    workspace_id: str
+    key_id: str | None
+    amount_pico: int
+    strict: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +130,7 @@ class Hold:
         self.purse.pending.pop(self.request_id, None)
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Purse:
     """All that an edge was lent of one workspace, under one lease id."""
 
@@ -140,9 +175,13 @@ class Purse:
             return None
         return self._hold(request_id, key_id, amount_pico, now)
 
-    def leave_pending(self, hold: Hold) -> None:
+    def short(self, key_id: str | None, amount_pico: int) -> Lease | None:
+        """The first lease without that much, of which billing said that there is no more."""
+        return next((one for one in self.leases(key_id) if one.is_short and one.left_pico < amount_pico), None)
+
+    def leave_pending(self, hold: Hold, now: float) -> None:
         """The request is over, but what it cost is known to its worker alone: the hold stays until billing knows."""
-        self.pending[hold.request_id] = hold
+        self.pending[hold.request_id] = replace(hold, since=now)
 
     def give_back(self) -> None:
         """Return what is left of everything."""
@@ -167,6 +206,6 @@ class Purse:
 
     def _hold(self, request_id: str, key_id: str | None, amount_pico: int, now: float) -> Hold:
         for lease in self.leases(key_id):
-            lease.held_pico += amount_pico
+            lease.hold(amount_pico)
         self.used_at = now
         return Hold(self, request_id, key_id, amount_pico, now)

@@ -42,6 +42,9 @@ GRANT INSERT ON workspace, api_key, usage_record, ledger_entry, checkpoint, sign
 GRANT UPDATE (name, strict) ON workspace TO billing_writer;
 GRANT UPDATE (label, expires_at, revoked_at, spend_limit_pico, limit_reset, requests_per_minute, tokens_per_minute)
     ON api_key TO billing_writer;
+GRANT SELECT ON lease, lease_booked, key_spend TO billing_writer, ledger_auditor;
+GRANT INSERT, UPDATE ON lease, lease_booked, key_spend TO billing_writer;
+GRANT DELETE ON lease, lease_booked TO billing_writer;
 GRANT EXECUTE ON FUNCTION make_partitions(integer) TO billing_writer;
 GRANT SELECT, INSERT, UPDATE, DELETE ON idempotency_key TO billing_writer;  -- to no auditor: it holds answers
 

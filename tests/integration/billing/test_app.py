@@ -5,6 +5,7 @@ from typing import Any
 import pytest_asyncio
 from sqlalchemy import Engine, insert
 
+from services.billing import spend
 from services.billing.accounts import digest
 from services.billing.ledger import Ledger
 from services.billing.records import accept
@@ -57,6 +58,7 @@ REFUSED = {
     "/admin/conflicts/4": 404,
     "/v1/nothing": 404,
     "/internal/standing": 405,
+    "/internal/leases": 405,
 }
 ROUTES = {
     ("GET", "/v1/workspaces/demo/balance"): {ADMIN, AUDITOR, INTERNAL},
@@ -73,6 +75,7 @@ ROUTES = {
     ("POST", "/internal/claims"): {INTERNAL},
     ("PUT", "/internal/claims/x/answer"): {INTERNAL},
     ("DELETE", "/internal/claims/x"): {INTERNAL},
+    ("POST", "/internal/leases"): {INTERNAL},
     ("POST", "/admin/workspaces"): {ADMIN},
     ("GET", "/admin/workspaces"): {ADMIN},
     ("POST", "/admin/workspaces/demo/keys"): {ADMIN},
@@ -243,6 +246,7 @@ async def test_a_standing_tells_whose_the_key_is_and_what_it_may_still_spend(ser
         "revoked_at": None,
         "strict": False,
         "balance_pico": str(10**13 - 2 * COST_PICO),
+        "available_pico": str(10**13 - 2 * COST_PICO),
         "spend_limit_pico": "5000000000000",
         "limit_reset": "monthly",
         "window_spend_pico": str(COST_PICO),
@@ -259,6 +263,7 @@ async def test_what_a_key_spent_before_its_window_began_no_longer_counts(service
     placed = {"recorded_at": midnight - timedelta(microseconds=1), "shard": 0, "leaf_index": 99}
     with engine.begin() as connection:
         connection.execute(insert(usage_record), {**old, **placed})
+        spend.add(connection, [{**old, **placed}])
     assert (await standing(service, made["secret"]))["window_spend_pico"] == "0"
     await service.publish(usage("demo", key_id=made["key_id"]))
     assert (await standing(service, made["secret"]))["window_spend_pico"] == str(COST_PICO)

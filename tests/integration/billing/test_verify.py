@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, Engine, func, select, text, update
 
-from services.billing import migrations
+from services.billing import migrations, spend
 from services.billing.accounts import Accounts
 from services.billing.checkpoint import PublicKey
-from services.billing.database import connect, reading
+from services.billing.database import connect, reading, rows
 from services.billing.invariants import Finding, violations
 from services.billing.keys import make_key
 from services.billing.leaves import COLUMNS, Kind, leaf
@@ -241,12 +241,19 @@ def rewrite_tree(connection: Connection) -> None:
         connection.execute(update(checkpoint).where(checkpoint.c.tree_size == size).values(values))
 
 
+def rewrite_spend(connection: Connection) -> None:
+    """What keys spent, as the records have it now."""
+    connection.execute(text("DELETE FROM key_spend"))
+    spend.add(connection, rows(connection, select(usage_record)))
+
+
 def test_a_rewrite_of_everything_is_found_by_the_checkpoints_outside_and_its_place_is_narrowed_down(
     written: Books, tampered: Connection
 ) -> None:
     number = tampered.scalar(select(func.max(usage_record.c.leaf_index)))
     tampered.execute(update(usage_record).where(usage_record.c.leaf_index == number).values(key_id="mallory"))
     rewrite_tree(tampered)
+    rewrite_spend(tampered)
     tampered.execute(text("DELETE FROM signed_checkpoint"))
     assert written.findings(tampered) == [], "inside, nothing can tell"
     (finding,) = written.findings(tampered, outside=True)
@@ -261,13 +268,14 @@ def test_a_tail_cut_off_with_all_its_traces_is_found_by_the_checkpoints_outside(
         tampered.execute(table.delete().where(table.c.leaf_index >= 9))
     tampered.execute(text("DELETE FROM signed_checkpoint WHERE tree_size > 9"))
     tampered.execute(text("DELETE FROM checkpoint WHERE tree_size > 9"))
+    rewrite_spend(tampered)
     assert written.findings(tampered) == [], "inside, nothing can tell"
     (finding,) = written.findings(tampered, outside=True)
     assert (finding.check, finding.row, finding.found) == ("tail", "leaves 9 to 12 of shard 0", "9 leaves")
 
 
 def test_books_that_are_wholly_gone_are_missed(written: Books, tampered: Connection) -> None:
-    for name in ("signed_checkpoint", "checkpoint", "ledger_entry", "usage_record"):
+    for name in ("signed_checkpoint", "checkpoint", "ledger_entry", "usage_record", "key_spend"):
         tampered.execute(text(f"DELETE FROM {name}"))
     assert {finding.check for finding in written.findings(tampered, outside=True)} == {"tail"}
 

@@ -1,6 +1,6 @@
 """Edges, billing and workers in one loop over a clock of the test's own: the very arithmetic of both services.
 
-Whatever a network, a crash or a clock can do is done at random, by a seed. A request costs at most what was held for it.
+Whatever a network, a crash or a clock can do is done at random, by a seed. A request costs at most what it holds.
 """
 
 import heapq
@@ -149,7 +149,7 @@ class World:
         if self.random.random() < 0.9:
             hold.settle(cost_pico)
         else:
-            edge.purse.leave_pending(hold)
+            edge.purse.leave_pending(hold, self.now)
             self.later(1500.0, lambda: hold.settle(cost_pico))
 
     def _publish(self, hold: Hold) -> int:

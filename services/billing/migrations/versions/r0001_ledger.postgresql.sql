@@ -169,6 +169,37 @@ CREATE TABLE idempotency_key (
 );
 CREATE INDEX idempotency_key_by_age ON idempotency_key (claimed_at);
 
+-- Credit lent to edges, and what is known of it without reading the books through. Working tables, whose rows change;
+-- losing the first two frees what was lent, and the third can be made anew from usage_record.
+CREATE TABLE lease (  -- a part of a workspace's credit, or, under a key's id, of what that key may still spend
+    lease_id      text        NOT NULL,
+    key_id        text        NOT NULL,
+    edge          text        NOT NULL,
+    workspace_id  text        NOT NULL REFERENCES workspace,
+    granted_pico  bigint      NOT NULL CHECK (granted_pico >= 0),  -- totals since the lease began
+    returned_pico bigint      NOT NULL CHECK (returned_pico >= 0),
+    used_pico     bigint      NOT NULL CHECK (used_pico >= 0),
+    closed        boolean     NOT NULL,
+    expires_at    timestamptz NOT NULL,
+    PRIMARY KEY (lease_id, key_id)
+);
+CREATE INDEX lease_of_workspace ON lease (workspace_id, key_id);
+CREATE INDEX lease_of_key ON lease (key_id);
+-- What is on the books of a lease, by key and, as key '', in all; moved by the transaction that books it.
+CREATE TABLE lease_booked (
+    lease_id  text          NOT NULL,
+    key_id    text          NOT NULL,
+    cost_pico numeric(38,0) NOT NULL,
+    PRIMARY KEY (lease_id, key_id)
+) WITH (fillfactor = 50);  -- room for a row's next version beside it: the same few rows change with every batch
+-- What a key spent on a day (UTC), likewise; verify holds it against usage_record.
+CREATE TABLE key_spend (
+    key_id    text          NOT NULL,
+    day       text          NOT NULL,
+    cost_pico numeric(38,0) NOT NULL,
+    PRIMARY KEY (key_id, day)
+) WITH (fillfactor = 50);
+
 -- Append-only. Per statement, so that even a change that meets no row is refused.
 -- ENABLE ALWAYS: session_replication_role = replica would pass ordinary triggers.
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -161,6 +161,37 @@ CREATE TABLE idempotency_key (
 ) STRICT;
 CREATE INDEX idempotency_key_by_age ON idempotency_key (claimed_at);
 
+-- Credit lent to edges, and what is known of it without reading the books through. Working tables, whose rows change;
+-- losing the first two frees what was lent, and the third can be made anew from usage_record.
+CREATE TABLE lease (  -- a part of a workspace's credit, or, under a key's id, of what that key may still spend
+    lease_id      TEXT    NOT NULL,
+    key_id        TEXT    NOT NULL,
+    edge          TEXT    NOT NULL,
+    workspace_id  TEXT    NOT NULL REFERENCES workspace,
+    granted_pico  INTEGER NOT NULL CHECK (granted_pico >= 0),  -- totals since the lease began
+    returned_pico INTEGER NOT NULL CHECK (returned_pico >= 0),
+    used_pico     INTEGER NOT NULL CHECK (used_pico >= 0),
+    closed        INTEGER NOT NULL CHECK (closed IN (0, 1)),
+    expires_at    TEXT    NOT NULL,
+    PRIMARY KEY (lease_id, key_id)
+) STRICT;
+CREATE INDEX lease_of_workspace ON lease (workspace_id, key_id);
+CREATE INDEX lease_of_key ON lease (key_id);
+-- What is on the books of a lease, by key and, as key '', in all; moved by the transaction that books it.
+CREATE TABLE lease_booked (
+    lease_id  TEXT    NOT NULL,
+    key_id    TEXT    NOT NULL,
+    cost_pico INTEGER NOT NULL,
+    PRIMARY KEY (lease_id, key_id)
+) STRICT;
+-- What a key spent on a day (UTC), likewise; verify holds it against usage_record.
+CREATE TABLE key_spend (
+    key_id    TEXT    NOT NULL,
+    day       TEXT    NOT NULL,
+    cost_pico INTEGER NOT NULL,
+    PRIMARY KEY (key_id, day)
+) STRICT;
+
 -- Append-only. INSERT OR REPLACE deletes silently unless recursive_triggers is on: every connection turns it on.
 CREATE TRIGGER usage_record_no_update BEFORE UPDATE ON usage_record
 BEGIN

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.billing.standing import Window, window
+from services.billing.windows import Window, window
 
 moments = st.datetimes(timezones=st.just(UTC)).filter(lambda moment: 1 < moment.year < 9999)
 KINDS = ("daily", "weekly", "monthly")
