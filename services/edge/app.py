@@ -1,5 +1,6 @@
 """The edge's composition root."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
@@ -8,6 +9,7 @@ from aiohttp import web
 from services.edge import openapi
 from services.edge.accounts import Accounts
 from services.edge.billing import Billing, build_session
+from services.edge.credit import Credit
 from services.edge.handlers import Edge
 from services.edge.idempotency import Idempotency
 from services.edge.rates import Rates, stamp
@@ -58,16 +60,20 @@ def build_app(
     async def resources(app: web.Application) -> AsyncIterator[None]:
         if spool is not None:
             await spool.open()
-        outbox = Outbox(bus(), spool)
+        facts = bus()
+        outbox = Outbox(facts, spool)
         async with build_session() as session:
             to_billing = Billing(session, billing_url, internal_token)
             to_workers = Workers(worker_urls)
             once = Idempotency(to_billing)
             app[UNDER_WAY] = once.running  # answers that nobody waits for are still kept
-            app[EDGE] = Edge(
-                catalog, Accounts(to_billing), to_billing, to_workers, outbox, once, Rates(), internal_token
-            )
+            accounts, credit = Accounts(to_billing), Credit(to_billing)
+            app[EDGE] = Edge(catalog, accounts, credit, to_billing, to_workers, outbox, once, Rates(), internal_token)
+            watching = asyncio.create_task(facts.watch(app[EDGE]))
             yield
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+            await credit.close()
             to_workers.close()
         await outbox.close()
 

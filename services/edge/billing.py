@@ -4,8 +4,10 @@ from typing import Any, Final
 
 import aiohttp
 import orjson
+from pydantic import ValidationError
 
 from shared.errors import BillingUnavailable, NotFound
+from shared.leases import Answers, Asks
 
 TIMEOUT_S = 5.0  # an answer takes milliseconds; a client should not wait longer than this to learn that it fails
 IDLE_S = 5.0  # an unused connection is closed, before a billing service that drains would (LINGER_S)
@@ -32,9 +34,13 @@ class Billing:
         """The standing of the key with this SHA-256 digest; None where no key has it. Raises BillingUnavailable."""
         return await self._call("POST", "/internal/standing", {"digest": digest})
 
-    async def balance(self, workspace_id: str) -> dict[str, Any]:
-        """The balance of a workspace. Raises BillingUnavailable, NotFound."""
-        return _found(await self._call("GET", f"/v1/workspaces/{workspace_id}/balance"), "no such workspace")
+    async def leases(self, asks: Asks) -> Answers:
+        """The answer to what this edge tells of its leases, and asks for. Raises BillingUnavailable."""
+        answer = await self._call("POST", "/internal/leases", asks.model_dump())
+        try:
+            return Answers.model_validate(answer)
+        except ValidationError as error:
+            raise BillingUnavailable("billing is of another version", headers=RETRY_AFTER) from error
 
     async def generation(self, request_id: str, workspace_id: str) -> dict[str, Any]:
         """The settled record of one of this workspace's requests. Raises BillingUnavailable, NotFound."""

@@ -5,14 +5,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
+from typing import Any
 
 import structlog
 from aiohttp import web
 
 from services.edge import rules
-from services.edge.accounts import Accounts, Standing
+from services.edge.accounts import Accounts, Standing, digest_of
 from services.edge.billing import Billing
+from services.edge.credit import Credit
+from services.edge.estimate import chat_pico, embeddings_pico
 from services.edge.idempotency import Asked, Idempotency
+from services.edge.leases import Wanted
 from services.edge.lost import worker_lost
 from services.edge.rates import BYTES_PER_TOKEN, HEADERS, Rates
 from services.edge.relay import Call, Lost, Relayed, lost_answer, relay
@@ -20,7 +24,15 @@ from services.edge.workers import Workers
 from shared import http
 from shared.bodies import parse
 from shared.catalog import Catalog
-from shared.errors import BillingUnavailable, ModelNotFound, NotFound, RequestTooLarge
+from shared.changes import AccountChanged
+from shared.errors import (
+    BillingUnavailable,
+    InvalidKey,
+    ModelNotFound,
+    NoSupplier,
+    NotFound,
+    RequestTooLarge,
+)
 from shared.events import Encoded
 from shared.ids import request_id_of
 from shared.money import usd
@@ -38,6 +50,7 @@ class Edge:
 
     catalog: Catalog
     accounts: Accounts
+    credit: Credit
     billing: Billing
     workers: Workers
     outbox: Outbox
@@ -53,7 +66,8 @@ class Edge:
         model = self.catalog[chat.model]
         rules.check_chat(chat, model)
         asked = Asked(request, standing, model, body, bool(chat.stream))
-        return await self.idempotency.once(asked, partial(self._admitted, asked, chat.output_limit or 0))
+        expected_pico = chat_pico(chat, model, len(body), strict=standing.strict)
+        return await self.idempotency.once(asked, partial(self._admitted, asked, expected_pico, chat.output_limit or 0))
 
     async def embeddings(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/embeddings."""
@@ -62,7 +76,8 @@ class Edge:
         model = self.catalog[parse(EmbeddingsRequest, body).model]
         rules.check_embeddings(model)
         asked = Asked(request, standing, model, body, stream=False)
-        return await self.idempotency.once(asked, partial(self._admitted, asked, 0))
+        expected_pico = embeddings_pico(model, len(body), strict=standing.strict)
+        return await self.idempotency.once(asked, partial(self._admitted, asked, expected_pico, 0))
 
     async def models(self, request: web.Request) -> web.Response:
         """GET /v1/models."""
@@ -87,51 +102,84 @@ class Edge:
         return http.json_response(await self.billing.generation(request_id, standing.workspace_id))
 
     async def credits(self, request: web.Request) -> web.Response:
-        """GET /v1/credits: the workspace's balance, and what of it is held and free."""
-        standing = await self._authenticated(request)
-        balance = await self.billing.balance(standing.workspace_id)
-        amount = balance["balance_usd"]
+        """GET /v1/credits: the workspace's balance, and what of it is held and free, as billing sees it now."""
+        now = await self._now(request)
+        balance_pico, available_pico = int(now["balance_pico"]), int(now["available_pico"])
         return http.json_response(
             {
-                "workspace_id": standing.workspace_id,
-                "balance_usd": amount,
-                "held_usd": "0",
-                "available_usd": amount,
-                "strict": standing.strict,
+                "workspace_id": now["workspace_id"],
+                "balance_usd": usd(balance_pico),
+                "held_usd": usd(balance_pico - available_pico),
+                "available_usd": usd(available_pico),
+                "strict": now["strict"],
             }
         )
 
     async def key(self, request: web.Request) -> web.Response:
-        """GET /v1/key: the calling key's limit, and its spend in the running window."""
-        standing = await self._authenticated(request)
-        limit, expires = standing.spend_limit_pico, standing.expires_at
+        """GET /v1/key: the calling key's limit, and its spend in the running window, as billing sees it now."""
+        now = await self._now(request)
+        limit_pico = now["spend_limit_pico"]
         return http.json_response(
             {
-                "key_id": standing.key_id,
-                "label": standing.label,
-                "expires_at": expires.isoformat() if expires else None,
-                "spend_limit_usd": None if limit is None else usd(limit),
-                "limit_reset": standing.limit_reset,
-                "window_spend_usd": usd(standing.window_spend_pico),
-                "window_resets_at": standing.window_resets_at,
+                "key_id": now["key_id"],
+                "label": now["label"],
+                "expires_at": now["expires_at"],
+                "spend_limit_usd": None if limit_pico is None else usd(int(limit_pico)),
+                "limit_reset": now["limit_reset"],
+                "window_spend_usd": usd(int(now["window_spend_pico"])),
+                "window_resets_at": now["window_resets_at"],
             }
         )
+
+    async def _now(self, request: web.Request) -> dict[str, Any]:
+        """How the caller's account stands on the books at this moment. Raises InvalidKey, BillingUnavailable."""
+        await self._authenticated(request)
+        now = await self.billing.standing(digest_of(http.bearer(request)))
+        if now is None:
+            raise InvalidKey
+        return now
+
+    def began(self) -> None:
+        """Changes of accounts are announced from now on; called by the bus, as the two below are."""
+        self.accounts.began()
+
+    def ended(self) -> None:
+        """Changes may be missed."""
+        self.accounts.ended()
+
+    def changed(self, change: AccountChanged) -> None:
+        """A key, a limit or a credit is no longer as remembered."""
+        self.accounts.changed(change)
+        self.credit.changed(change)
 
     async def _authenticated(self, request: web.Request) -> Standing:
         standing = await self.accounts.standing(http.bearer(request))
         rules.check_key(standing, datetime.now(UTC))
         return standing
 
-    async def _admitted(self, asked: Asked, output_limit: int) -> web.StreamResponse:
-        rules.check_credit(asked.standing)
-        estimate = len(asked.body) // BYTES_PER_TOKEN + min(output_limit, asked.model.max_output_tokens)
-        admitted = self.rates.admit(asked.standing, estimate)
-        asked.request[HEADERS] = admitted.headers
-        answer, settled = await self._relayed(asked)
-        admitted.settle(settled.tokens if settled else 0)
+    async def _admitted(self, asked: Asked, expected_pico: int, output_limit: int) -> web.StreamResponse:
+        """The gates of credit, limit and rate; then the answer. What was held for it is settled, however it ends."""
+        tokens = len(asked.body) // BYTES_PER_TOKEN + min(output_limit, asked.model.max_output_tokens)
+        hold = await self.credit.admit(_wanted(asked, expected_pico))
+        cost_pico: int | None = 0  # as long as nothing was sent
+        try:
+            admitted = self.rates.admit(asked.standing, tokens)
+            asked.request[HEADERS] = admitted.headers
+            cost_pico = None
+            answer, settled = await self._relayed(asked, hold.purse.lease_id)
+            if settled is not None:
+                cost_pico = settled.cost_pico
+            elif isinstance(answer, web.Response):  # a refusal: only a stream can end without telling
+                cost_pico = 0
+            admitted.settle(settled.tokens if settled else 0)
+        except NoSupplier:
+            cost_pico = 0
+            raise
+        finally:
+            self.credit.settle(hold, cost_pico)
         return answer
 
-    async def _relayed(self, asked: Asked) -> Relayed:
+    async def _relayed(self, asked: Asked, lease_id: str) -> Relayed:
         started, standing = monotonic(), asked.standing
         headers = {
             "Authorization": f"Bearer {self.internal_token}",
@@ -139,6 +187,7 @@ class Edge:
             "x-request-id": asked.id,
             "x-opentoken-workspace": standing.workspace_id,
             "x-opentoken-key": standing.key_id,
+            "x-opentoken-lease": lease_id,
             "x-opentoken-deadline-ms": DEADLINE_MS,
         }
         if trace := asked.request.headers.get("traceparent"):
@@ -147,10 +196,19 @@ class Edge:
         try:
             return await relay(asked.request, self.workers, call, started)
         except Lost as lost:
-            event = worker_lost(asked.id, standing, asked.model, asked.request.path, stream=asked.stream)
+            path, stream = asked.request.path, asked.stream
+            event = worker_lost(asked.id, standing, asked.model, path, stream=stream, lease_id=lease_id)
             with contextlib.suppress(BillingUnavailable):  # it would have cost nothing; the client's answer is the same
                 await self.outbox.put(Encoded.of(event, "edge"))
             return await lost_answer(lost), None
+
+
+def _wanted(asked: Asked, expected_pico: int) -> Wanted:
+    standing = asked.standing
+    limited = standing.key_id if standing.spend_limit_pico is not None else None
+    return Wanted(
+        asked.id, standing.workspace_id, limited, max(1, expected_pico), standing.strict
+    )  # no credit, no gift
 
 
 async def _body(request: web.Request) -> bytes:

@@ -8,12 +8,15 @@ from shared.events import TokenCounts, TokenRates, UsageRecorded, utc_text
 from shared.money import Tokens
 
 
-def worker_lost(request_id: str, standing: Standing, model: Model, path: str, *, stream: bool) -> UsageRecorded:
+def worker_lost(
+    request_id: str, standing: Standing, model: Model, path: str, *, stream: bool, lease_id: str | None = None
+) -> UsageRecorded:
     """The event. Where the worker's own was durable before it died, that one came first and stands."""
     return UsageRecorded(
         request_id=request_id,
         workspace_id=standing.workspace_id,
         key_id=standing.key_id,
+        lease_id=lease_id,
         provider=model.provider,
         model=model.id,
         upstream_model=model.upstream,

@@ -8,8 +8,6 @@ from shared.errors import (
     ChatUnsupported,
     EmbeddingsUnsupported,
     ExpiredKey,
-    InsufficientCredit,
-    SpendLimitExceeded,
     UnsupportedParameter,
 )
 from shared.messages import AssistantMessage, ToolMessage
@@ -50,11 +48,3 @@ def check_embeddings(model: Model) -> None:
     """Raises EmbeddingsUnsupported."""
     if "embeddings" not in model.capabilities:
         raise EmbeddingsUnsupported(f'model "{model.id}" does not support embeddings', param="model")
-
-
-def check_credit(standing: Standing) -> None:
-    """Raises InsufficientCredit for the workspace, then SpendLimitExceeded for the key."""
-    if standing.balance_pico <= 0:
-        raise InsufficientCredit
-    if standing.spend_limit_pico is not None and standing.window_spend_pico >= standing.spend_limit_pico:
-        raise SpendLimitExceeded

@@ -12,6 +12,7 @@ from aiohttp import web
 from services.edge.app import build_app
 from shared.bus.local import LocalBus
 from shared.http import json_response, listening
+from shared.leases import Answers, Asks, Lent
 from shared.money import PICO_PER_USD
 from tests.unit.workers.running import CATALOG, DEADLINE_S, TOKEN, Answer, Books
 
@@ -26,7 +27,8 @@ def standing(**changes: Any) -> dict[str, Any]:
     """Billing's answer for a key in good standing, but for the changes."""
     return {
         "key_id": "AbCdEfGh1234", "workspace_id": "w", "label": None, "expires_at": None, "revoked_at": None,
-        "strict": False, "balance_pico": str(10 * PICO_PER_USD), "spend_limit_pico": None, "limit_reset": None,
+        "strict": False, "balance_pico": str(10 * PICO_PER_USD), "available_pico": str(10 * PICO_PER_USD),
+        "spend_limit_pico": None, "limit_reset": None,
         "window_spend_pico": "0", "window_resets_at": None,
         "requests_per_minute": None, "tokens_per_minute": None,
     } | changes  # fmt: skip
@@ -44,12 +46,32 @@ class Bank:
     asked: list[str] = field(default_factory=list)
     away: bool = False
 
+    lent: list[Asks] = field(default_factory=list)
+    settled: dict[str, int] = field(default_factory=dict)
+
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        wanted = (await request.json())["digest"]
+        body = await request.json()
+        if request.path == "/internal/leases":
+            return web.Response(status=503) if self.away else json_response(self._lend(Asks.model_validate(body)))
+        wanted = body["digest"]
         self.asked.append(wanted)
         if self.away:
             return web.Response(status=503)
         return json_response(self.known[wanted]) if wanted in self.known else web.Response(status=404)
+
+    def _lend(self, asks: Asks) -> dict[str, Any]:
+        """All that is wanted, up to the balance and the limit; those are totals here, for ever."""
+        self.lent.append(asks)
+        lent = []
+        for ask in asks.asks:
+            (account,) = [one for one in self.known.values() if ask.key_id in {None, one["key_id"]}][:1]
+            most = int(account["balance_pico"])
+            if ask.key_id is not None:
+                most = int(account["spend_limit_pico"]) - int(account["window_spend_pico"])
+            granted = max(0, min(most, ask.wanted_pico)) if most >= ask.needed_pico or ask.less_will_do else 0
+            lent.append(Lent(granted_pico=granted, short=granted < ask.needed_pico))
+        settled = {name: self.settled[name] for name in asks.pending if name in self.settled}
+        return Answers(lent=lent, settled=settled).model_dump()
 
 
 @dataclass(frozen=True, slots=True)

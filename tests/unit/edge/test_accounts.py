@@ -10,6 +10,7 @@ from aiohttp import web
 from services.edge import accounts
 from services.edge.accounts import Accounts
 from services.edge.billing import Billing, build_session
+from shared.changes import AccountChanged
 from shared.errors import BillingUnavailable, InvalidKey
 from tests.unit.edge.running import HELLO, KEY, Bank, digest, edge, fine, serving, standing
 
@@ -64,10 +65,75 @@ async def test_a_good_key_is_remembered_and_asked_about_again_when_that_is_old(
     for _ in range(3):
         await asking.accounts.standing(KEY)
     assert len(asking.bank.asked) == 1
-    monkeypatch.setattr(accounts, "FRESH_S", 0.0)
-    asking.bank.known[digest(KEY)] = standing(balance_pico="7")
-    assert (await asking.accounts.standing(KEY)).balance_pico == 7
+    monkeypatch.setattr(accounts, "UNWATCHED_S", 0.0)
+    asking.bank.known[digest(KEY)] = standing(strict=True)
+    assert (await asking.accounts.standing(KEY)).strict
     assert len(asking.bank.asked) == 2
+
+
+async def test_while_changes_are_announced_a_key_is_not_asked_about_again(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "UNWATCHED_S", 0.0)
+    asking.accounts.began()
+    for _ in range(3):
+        await asking.accounts.standing(KEY)
+    assert len(asking.bank.asked) == 1
+    asking.accounts.ended()
+    await asking.accounts.standing(KEY)
+    assert len(asking.bank.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "asked"),
+    [
+        (AccountChanged(workspace_id="w", key_id="AbCdEfGh1234"), 2),
+        (AccountChanged(workspace_id="w"), 2),
+        (AccountChanged(workspace_id="w", key_id="another"), 1),
+        (AccountChanged(workspace_id="another"), 1),
+        (AccountChanged(workspace_id="w", reason="recall"), 1),
+    ],
+)
+async def test_what_changed_is_asked_for_again_and_nothing_else(
+    asking: Asking, change: AccountChanged, asked: int
+) -> None:
+    asking.accounts.began()
+    await asking.accounts.standing(KEY)
+    asking.accounts.changed(change)
+    await asking.accounts.standing(KEY)
+    assert len(asking.bank.asked) == asked
+
+
+async def test_what_was_remembered_before_changes_could_be_heard_is_forgotten(asking: Asking) -> None:
+    asking.accounts.began()
+    await asking.accounts.standing(KEY)
+    asking.accounts.ended()
+    asking.accounts.began()
+    await asking.accounts.standing(KEY)
+    assert len(asking.bank.asked) == 2
+
+
+async def test_an_answer_that_a_change_overtook_is_not_remembered(asking: Asking) -> None:
+    asking.accounts.began()
+    asking.open.clear()
+    task = asyncio.create_task(asking.accounts.standing(KEY))
+    while not asking.bank.asked:  # noqa: ASYNC110 - billing is a peer, not a task of ours
+        await asyncio.sleep(0.001)
+    asking.accounts.changed(AccountChanged(workspace_id="w"))
+    asking.open.set()
+    await task
+    await asking.accounts.standing(KEY)
+    assert len(asking.bank.asked) == 2
+
+
+async def test_a_key_that_was_just_made_works_as_soon_as_that_is_announced(asking: Asking) -> None:
+    new = "sk-optk-new"
+    asking.accounts.began()
+    with pytest.raises(InvalidKey):
+        await asking.accounts.standing(new)
+    asking.bank.known[digest(new)] = standing()
+    asking.accounts.changed(AccountChanged(workspace_id="w", key_id="AbCdEfGh1234"))
+    assert (await asking.accounts.standing(new)).workspace_id == "w"
 
 
 async def test_a_wrong_key_cannot_make_every_request_a_call(asking: Asking) -> None:
@@ -84,12 +150,12 @@ async def test_a_key_that_was_unknown_works_as_soon_as_that_is_old(
     with pytest.raises(InvalidKey):
         await asking.accounts.standing(new)
     asking.bank.known[digest(new)] = standing()
-    monkeypatch.setattr(accounts, "FRESH_S", 0.0)
+    monkeypatch.setattr(accounts, "UNKNOWN_S", 0.0)
     assert (await asking.accounts.standing(new)).workspace_id == "w"
 
 
 async def test_a_revoked_key_is_as_invalid_as_an_unknown_one(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accounts, "FRESH_S", 0.0)
+    monkeypatch.setattr(accounts, "UNWATCHED_S", 0.0)
     await asking.accounts.standing(KEY)
     asking.bank.known[digest(KEY)] = standing(revoked_at=PAST)
     with pytest.raises(InvalidKey):
@@ -99,7 +165,7 @@ async def test_a_revoked_key_is_as_invalid_as_an_unknown_one(asking: Asking, mon
 async def test_while_billing_is_away_a_good_key_lasts_for_a_while_and_no_longer(
     asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accounts, "FRESH_S", 0.0)
+    monkeypatch.setattr(accounts, "UNWATCHED_S", 0.0)
     await asking.accounts.standing(KEY)
     asking.bank.away = True
     assert (await asking.accounts.standing(KEY)).workspace_id == "w"
@@ -112,7 +178,8 @@ async def test_while_billing_is_away_a_good_key_lasts_for_a_while_and_no_longer(
 async def test_while_billing_is_away_nobody_new_is_let_in_or_called_invalid(
     asking: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accounts, "FRESH_S", 0.0)
+    for name in ("UNWATCHED_S", "UNKNOWN_S"):
+        monkeypatch.setattr(accounts, name, 0.0)
     with pytest.raises(InvalidKey):
         await asking.accounts.standing("sk-optk-wrong")
     asking.bank.away = True

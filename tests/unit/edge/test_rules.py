@@ -20,8 +20,6 @@ from shared.errors import (
     ChatUnsupported,
     EmbeddingsUnsupported,
     ExpiredKey,
-    InsufficientCredit,
-    SpendLimitExceeded,
     UnsupportedParameter,
 )
 from shared.openai import MAX_BODY_BYTES, ChatRequest
@@ -128,17 +126,6 @@ def refusal(gate: Any, *arguments: Any) -> type[ApiError] | None:
     except ApiError as error:
         return type(error)
     return None
-
-
-@given(balance=pico, limit=st.none() | pico, spend=pico)
-def test_credit_is_asked_of_the_workspace_first_then_of_the_key(balance: int, limit: int | None, spend: int) -> None:
-    account = replace(STANDING, balance_pico=balance, spend_limit_pico=limit, window_spend_pico=spend)
-    expected = None
-    if limit is not None and spend >= limit:
-        expected = SpendLimitExceeded
-    if balance <= 0:
-        expected = InsufficientCredit  # type: ignore[assignment]  # two kinds of ApiError
-    assert refusal(rules.check_credit, account) is expected
 
 
 @given(st.integers(-(10**9), 10**9))

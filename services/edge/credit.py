@@ -1,0 +1,245 @@
+"""Lets requests in for what this edge was lent, and keeps that filled: without a call, as long as a lease is good.
+
+One task talks to billing, one call at a time: what comes up meanwhile goes with the next call. A request that is not
+covered waits for one. Where other edges hold what it needs, billing asks them to give back, and it tries for a second.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from time import monotonic
+
+import structlog
+
+from services.edge.billing import Billing
+from services.edge.leases import Hold, Purse, Wanted
+from shared.changes import AccountChanged
+from shared.errors import BillingUnavailable, InsufficientCredit, SpendLimitExceeded
+from shared.ids import new_id
+from shared.leases import MAX_ASKS, MAX_PENDING, TTL_S, Ask, Asks
+
+log = structlog.get_logger()
+
+REPORT_S = 10.0  # how often billing hears how far each lease is
+IDLE_S = 60.0  # after so long without use, all of a workspace's leases are given back
+PATIENCE_S = 1.0  # how long a request waits for what other edges have left over
+RETRY_S = (0.02, 0.2)  # the first and the longest pause meanwhile: about what a recall takes over the broker
+AWAY_S = 0.5  # between calls while billing is away and nobody waits
+MOST_KEYS = 1_000  # with a limit of their own under one lease: some 300 KB; then another lease is begun
+PENDING_S = 300.0  # a worker settles within 60 s of its client's leaving; by then its event has come, or never will
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    """A request that is not covered."""
+
+    purse: Purse
+    key_id: str | None
+    amount_pico: int
+    less_will_do: bool
+    answered: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class Credit:
+    """All purses of this edge."""
+
+    def __init__(self, billing: Billing) -> None:
+        self._billing, self._edge = billing, new_id()
+        self._purses: dict[str, Purse] = {}
+        self._leaving: list[Purse] = []
+        self._waiters: list[_Waiter] = []
+        self._due: set[str] = set()
+        self._wake = asyncio.Event()
+        self._reported_at = monotonic()
+        self._task = asyncio.create_task(self._run())
+
+    async def admit(self, wanted: Wanted) -> Hold:
+        """A hold on what the request may cost; does not wait where a lease covers it.
+
+        Raises InsufficientCredit, SpendLimitExceeded, BillingUnavailable.
+        """
+        purse = self._purse(wanted.workspace_id)
+        hold = purse.take(wanted.request_id, wanted.key_id, wanted.amount_pico, monotonic())
+        if hold is None:
+            return await self._waited(wanted)
+        if any(lease.is_low for lease in purse.leases(wanted.key_id)):
+            self._ask_soon(purse)
+        return hold
+
+    def settle(self, hold: Hold, cost_pico: int | None) -> None:
+        """The request is over. None: only its worker knows what it cost, and billing will."""
+        purse = hold.purse
+        if cost_pico is None:
+            purse.leave_pending(hold, monotonic())
+            return
+        hold.settle(cost_pico)
+        if purse.is_idle and any(lease.is_scarce for lease in purse.leases(hold.key_id)):
+            self._give_back(purse)
+
+    def changed(self, change: AccountChanged) -> None:
+        """Give back what is left: others need it, or it may be more than is now allowed."""
+        if purse := self._purses.get(change.workspace_id):
+            self._give_back(purse)
+
+    async def close(self) -> None:
+        """Give everything back."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        for workspace_id in tuple(self._purses):
+            self._leave(workspace_id)
+        self._reported_at = -REPORT_S
+        try:
+            await self._round()
+        except BillingUnavailable:
+            log.warning("leases_not_given_back", count=len(self._leaving))
+
+    def _purse(self, workspace_id: str) -> Purse:
+        purse = self._purses.get(workspace_id)
+        if purse is None:
+            purse = self._purses[workspace_id] = Purse(workspace_id, used_at=monotonic())
+        return purse
+
+    async def _waited(self, wanted: Wanted) -> Hold:
+        give_up, pause, less = monotonic() + PATIENCE_S, RETRY_S[0], False
+        while True:
+            purse = self._purse(wanted.workspace_id)
+            try:
+                await self._answered(_Waiter(purse, wanted.key_id, wanted.amount_pico, less))
+            except BillingUnavailable:
+                if not wanted.strict and (hold := self._last(purse, wanted)):
+                    return hold
+                raise
+            if hold := purse.take(wanted.request_id, wanted.key_id, wanted.amount_pico, monotonic()):
+                return hold
+            if less and (hold := self._last(purse, wanted)):
+                return hold
+            short = purse.short(wanted.key_id, 1 if less else wanted.amount_pico)
+            if short is None and not purse.is_closed:  # another request was first; one of the next calls is ours
+                continue
+            if (short is None or short.is_recalled) and monotonic() < give_up:
+                self._give_back(purse, even_wanted=True)  # two edges that both kept a part would both go without
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, RETRY_S[1])
+            elif less or wanted.strict:
+                raise InsufficientCredit if short in {None, purse.credit} else SpendLimitExceeded
+            else:
+                less = True
+
+    def _last(self, purse: Purse, wanted: Wanted) -> Hold | None:
+        return purse.take_last(wanted.request_id, wanted.key_id, wanted.amount_pico, monotonic())
+
+    async def _answered(self, waiter: _Waiter) -> None:
+        """Return once billing answered a call that named this request. Raises BillingUnavailable."""
+        waiter.purse.used_at = monotonic()
+        self._waiters.append(waiter)
+        self._wake.set()
+        await waiter.answered
+
+    def _ask_soon(self, purse: Purse) -> None:
+        self._due.add(purse.workspace_id)
+        self._wake.set()
+
+    def _give_back(self, purse: Purse, *, even_wanted: bool = False) -> None:
+        if even_wanted or not any(waiter.purse is purse for waiter in self._waiters):
+            purse.give_back()
+            self._ask_soon(purse)
+
+    def _leave(self, workspace_id: str) -> None:
+        """Spend nothing more of a purse; it is closed as soon as what it holds is settled."""
+        purse = self._purses.pop(workspace_id)
+        purse.give_back()
+        self._leaving.append(purse)
+
+    async def _run(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, self._reported_at + REPORT_S - monotonic())):
+                    await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._round()
+            except BillingUnavailable as error:
+                log.warning("leases_not_renewed", reason=error.message)
+                await asyncio.sleep(0 if self._waiters else AWAY_S)
+            except Exception:
+                log.exception("leases_not_renewed")
+                await asyncio.sleep(AWAY_S)
+
+    async def _round(self) -> None:
+        """One call, or as many as it takes to tell everything. Raises BillingUnavailable, also to those who wait."""
+        waiters, self._waiters = self._waiters, []
+        asks = list(self._asks(waiters))
+        pending = self._pending()
+        try:
+            for begin in range(0, len(asks) or bool(pending), MAX_ASKS):
+                await self._call(asks[begin : begin + MAX_ASKS], pending if begin == 0 else {})
+        except Exception as error:
+            for waiter in waiters:
+                if not waiter.answered.done():
+                    waiter.answered.set_exception(
+                        error if isinstance(error, BillingUnavailable) else BillingUnavailable()
+                    )
+            raise
+        for waiter in waiters:
+            if not waiter.answered.done():
+                waiter.answered.set_result(None)
+
+    def _asks(self, waiters: list[_Waiter]) -> Iterator[tuple[Purse, Ask]]:
+        """What there is to tell and to ask for: of those that are due, and every ten seconds of all."""
+        now, due = monotonic(), self._due
+        self._due = set()
+        reporting = now - self._reported_at >= REPORT_S
+        if reporting:
+            self._reported_at = now
+            self._tick(now)
+        waiting = {waiter.purse.lease_id: waiter.purse for waiter in waiters}
+        told = {self._purses[name].lease_id: self._purses[name] for name in due if name in self._purses}
+        everyone = {purse.lease_id: purse for purse in (*self._purses.values(), *self._leaving)} if reporting else {}
+        leaving = {purse.lease_id: purse for purse in self._leaving if purse.is_idle}
+        for purse in (waiting | told | everyone | leaving).values():
+            ours = [waiter for waiter in waiters if waiter.purse is purse]
+            yield from self._asks_of(purse, ours, renewing=reporting and now + TTL_S / 2 > purse.credit.valid_until)
+
+    def _asks_of(self, purse: Purse, waiters: list[_Waiter], *, renewing: bool) -> Iterator[tuple[Purse, Ask]]:
+        final = purse.is_idle and purse in self._leaving and not waiters
+        for key_id, lease in purse.all.items():
+            ours = [waiter for waiter in waiters if key_id in {None, waiter.key_id}]
+            if ours or final or renewing or lease.has_news or lease.is_low:
+                amounts = [waiter.amount_pico for waiter in ours] or [0]
+                less = any(waiter.less_will_do for waiter in ours)
+                yield purse, purse.ask(key_id, sum(amounts), min(amounts), less_will_do=less, final=final)
+
+    def _pending(self) -> dict[str, Hold]:
+        held = (hold for purse in (*self._purses.values(), *self._leaving) for hold in purse.pending.values())
+        return {hold.request_id: hold for hold in islice(held, MAX_PENDING)}
+
+    async def _call(self, asked: list[tuple[Purse, Ask]], pending: dict[str, Hold]) -> None:
+        asked_at = monotonic()
+        answers = await self._billing.leases(Asks(edge=self._edge, asks=[ask for _, ask in asked], pending=[*pending]))
+        for (purse, ask), lent in zip(asked, answers.lent, strict=True):
+            purse.all[ask.key_id].answered(ask, lent, asked_at)
+            if ask.final or lent.closed:
+                self._forget(purse)
+        for request_id, cost_pico in answers.settled.items():
+            pending[request_id].settle(cost_pico)
+
+    def _forget(self, purse: Purse) -> None:
+        if self._purses.get(purse.workspace_id) is purse:
+            del self._purses[purse.workspace_id]
+        if purse in self._leaving:
+            self._leaving.remove(purse)
+
+    def _tick(self, now: float) -> None:
+        """What is done every ten seconds."""
+        for purse in (*self._purses.values(), *self._leaving):
+            for lease in purse.all.values():
+                lease.tick()
+            for hold in tuple(purse.pending.values()):
+                if now - hold.since > PENDING_S:
+                    hold.settle(0)
+        for name, purse in tuple(self._purses.items()):
+            unused = purse.is_idle and now - purse.used_at > IDLE_S
+            if unused or len(purse.limited) > MOST_KEYS:
+                self._leave(name)

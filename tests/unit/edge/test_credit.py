@@ -1,0 +1,265 @@
+"""Letting requests in: without a call while a lease is good, and never refused what other edges merely hold."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import cast
+
+import pytest
+
+from services.edge import credit as module
+from services.edge.billing import Billing
+from services.edge.credit import Credit
+from services.edge.leases import Hold, Wanted
+from shared.changes import AccountChanged
+from shared.errors import BillingUnavailable, InsufficientCredit, SpendLimitExceeded
+from shared.ids import new_id
+from shared.leases import FLOOR_PICO, Answers, Ask, Asks
+from tests.unit.leases.model import KEY, WORKSPACE, Bank, World
+from tests.unit.workers.running import until
+
+CENT = 10**10
+
+
+@dataclass
+class Lender:
+    """Plays billing for several edges, by the arithmetic of billing itself; a recall reaches them at once."""
+
+    bank: Bank
+    edges: list[Credit] = field(default_factory=list)
+    calls: list[Asks] = field(default_factory=list)
+    settled: dict[str, int] = field(default_factory=dict)
+    away: bool = False
+
+    async def leases(self, asks: Asks) -> Answers:
+        await asyncio.sleep(0)
+        self.calls.append(asks)
+        if self.away:
+            raise BillingUnavailable
+        lent = [self.bank.answer(asks.edge, ask) for ask in asks.asks]
+        if any(one.recalled for one in lent):
+            for edge in self.edges:
+                edge.changed(AccountChanged(workspace_id=WORKSPACE, reason="recall"))
+        return Answers(lent=lent, settled={name: self.settled[name] for name in asks.pending if name in self.settled})
+
+    @property
+    def asks(self) -> list[Ask]:
+        return [ask for call in self.calls for ask in call.asks]
+
+
+@contextlib.asynccontextmanager
+async def lending(balance_pico: int, limit_pico: int = 10**15, edges: int = 1) -> AsyncIterator[Lender]:
+    """Billing with that much for a workspace and its key, and edges."""
+    lender = Lender(Bank(balance_pico, limit_pico, World(0, 0, strict=False)))
+    lender.edges = [Credit(cast("Billing", lender)) for _ in range(edges)]
+    try:
+        yield lender
+    finally:
+        lender.away = False
+        for edge in lender.edges:
+            await edge.close()
+
+
+def wanted(amount_pico: int, *, strict: bool = False, key_id: str | None = None) -> Wanted:
+    return Wanted(new_id(), WORKSPACE, key_id, amount_pico, strict)
+
+
+async def spend(lender: Lender, edge: Credit, want: Wanted, cost_pico: int) -> None:
+    """A request from its gate to the books."""
+    hold = await edge.admit(want)
+    await asyncio.sleep(0)
+    lender.bank.book(hold.purse.lease_id, cost_pico)
+    edge.settle(hold, cost_pico)
+
+
+async def refused(edge: Credit, want: Wanted) -> type[Exception] | None:
+    try:
+        await edge.admit(want)
+    except (InsufficientCredit, SpendLimitExceeded, BillingUnavailable) as error:
+        return type(error)
+    return None
+
+
+async def test_requests_go_on_without_a_call_while_the_lease_lasts() -> None:
+    async with lending(100 * FLOOR_PICO) as lender:
+        (edge,) = lender.edges
+        for _ in range(1000):
+            await spend(lender, edge, wanted(FLOOR_PICO // 500), FLOOR_PICO // 1000)
+        assert len(lender.calls) < 10
+    assert lender.bank.pot("").available_pico == lender.bank.balance_pico == 99 * FLOOR_PICO
+
+
+async def test_what_is_spent_fast_is_lent_in_larger_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REPORT_S", 0.02)
+    async with lending(10**6 * FLOOR_PICO) as lender:
+        (edge,) = lender.edges
+        for _ in range(5):
+            for _ in range(100):
+                await spend(lender, edge, wanted(FLOOR_PICO), FLOOR_PICO)
+            await asyncio.sleep(0.03)  # a report is due
+        begun = len(lender.calls)
+        for _ in range(20):
+            await spend(lender, edge, wanted(FLOOR_PICO), FLOOR_PICO)
+        assert len(lender.calls) <= begun + 3
+
+
+async def test_many_at_once_wait_for_one_call() -> None:
+    async with lending(100 * FLOOR_PICO) as lender:
+        (edge,) = lender.edges
+        holds = await asyncio.gather(*(edge.admit(wanted(FLOOR_PICO // 10)) for _ in range(200)))
+        assert len(lender.calls) <= 2
+        for hold in holds:
+            edge.settle(hold, 0)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("edges", [1, 3])
+async def test_nobody_is_refused_while_the_credit_for_a_whole_request_is_there(edges: int, strict: bool) -> None:
+    """Each client calls until it is refused. By then what is left must not have been enough."""
+    balance, amount = 100 * CENT, 3 * CENT
+    async with lending(balance, edges=edges) as lender:
+
+        async def client(number: int) -> None:
+            edge = lender.edges[number % edges]
+            with contextlib.suppress(InsufficientCredit):
+                while True:
+                    await spend(lender, edge, wanted(amount, strict=strict), amount)
+
+        await asyncio.gather(*(client(number) for number in range(60)))
+        assert lender.bank.balance_pico < amount, "a phantom limit"
+        assert lender.bank.least_pico >= (0 if strict else -edges * amount)
+        assert not strict or lender.bank.balance_pico == balance % amount
+
+
+async def test_the_workspaces_credit_is_asked_for_before_the_keys_limit() -> None:
+    async with lending(0, 0) as lender:
+        assert await refused(lender.edges[0], wanted(1, key_id=KEY)) is InsufficientCredit
+    async with lending(CENT, 0) as lender:
+        assert await refused(lender.edges[0], wanted(1, key_id=KEY)) is SpendLimitExceeded
+        assert await refused(lender.edges[0], wanted(1)) is None
+
+
+async def test_a_keys_limit_holds_over_all_edges() -> None:
+    async with lending(100 * CENT, 10 * CENT, edges=3) as lender:
+
+        async def client(number: int) -> None:
+            with contextlib.suppress(SpendLimitExceeded):
+                while True:
+                    await spend(lender, lender.edges[number % 3], wanted(CENT, key_id=KEY), CENT)
+
+        await asyncio.gather(*(client(number) for number in range(12)))
+        assert lender.bank.spent_pico == 10 * CENT
+
+
+async def test_a_small_request_is_not_refused_because_a_large_one_is() -> None:
+    async with lending(5 * CENT) as lender:
+        (edge,) = lender.edges
+        large, small = await asyncio.gather(
+            refused(edge, wanted(8 * CENT, strict=True)), refused(edge, wanted(5 * CENT, strict=True))
+        )
+        assert (large, small) == (InsufficientCredit, None)
+
+
+async def test_while_billing_is_away_what_was_lent_is_used_up_and_then_nothing_more() -> None:
+    async with lending(100 * FLOOR_PICO) as lender:
+        (edge,) = lender.edges
+        await spend(lender, edge, wanted(FLOOR_PICO // 4), FLOOR_PICO // 4)
+        lender.away = True
+        for _ in range(3):
+            await spend(lender, edge, wanted(FLOOR_PICO // 4), FLOOR_PICO // 4)
+        assert await refused(edge, wanted(1)) is BillingUnavailable
+        lender.away = False
+        assert await refused(edge, wanted(1)) is None
+    assert lender.bank.balance_pico == 99 * FLOOR_PICO
+
+
+async def test_a_lease_that_was_not_renewed_in_time_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with lending(100 * FLOOR_PICO) as lender:
+        (edge,) = lender.edges
+        await spend(lender, edge, wanted(1), 1)
+        lender.away = True
+        now = monotonic()
+        monkeypatch.setattr(module, "monotonic", lambda: now + 61.0)
+        assert await refused(edge, wanted(1)) is BillingUnavailable
+        monkeypatch.undo()
+
+
+async def test_what_only_the_worker_knows_stays_held_until_billing_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REPORT_S", 0.02)
+    async with lending(10 * CENT) as lender:
+        (edge,) = lender.edges
+        hold = await edge.admit(wanted(8 * CENT, strict=True))
+        edge.settle(hold, None)
+        assert await refused(edge, wanted(5 * CENT, strict=True)) is InsufficientCredit
+        lender.bank.book(hold.purse.lease_id, 3 * CENT)
+        lender.settled[hold.request_id] = 3 * CENT
+        await until(lambda: not hold.purse.pending, "billing was asked")
+        assert await refused(edge, wanted(5 * CENT, strict=True)) is None
+
+
+async def test_what_no_worker_ever_recorded_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REPORT_S", 0.02)
+    monkeypatch.setattr(module, "PENDING_S", 0.0)
+    async with lending(10 * CENT) as lender:
+        (edge,) = lender.edges
+        hold = await edge.admit(wanted(8 * CENT))
+        edge.settle(hold, None)
+        await until(lambda: not hold.purse.pending, "it is too old")
+        assert await refused(edge, wanted(10 * CENT, strict=True)) is None
+
+
+async def test_a_change_brings_back_what_is_not_in_use() -> None:
+    async with lending(100 * FLOOR_PICO) as lender:
+        (edge,) = lender.edges
+        hold = await edge.admit(wanted(7))
+        edge.changed(AccountChanged(workspace_id=WORKSPACE))
+        await until(lambda: lender.bank.pot("").available_pico == 100 * FLOOR_PICO - 7, "all but the hold is back")
+        edge.settle(hold, 7)
+
+
+async def test_an_idle_workspaces_credit_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REPORT_S", 0.02)
+    async with lending(100 * FLOOR_PICO) as lender:
+        (edge,) = lender.edges
+        await spend(lender, edge, wanted(7), 7)
+        monkeypatch.setattr(module, "IDLE_S", 0.0)
+        await until(lambda: lender.asks[-1].final, "the lease is closed")
+        assert lender.bank.pot("").available_pico == lender.bank.balance_pico
+        assert await refused(edge, wanted(7)) is None, "and another one begins"
+
+
+async def test_a_lease_that_billing_gave_up_is_replaced() -> None:
+    async with lending(100 * FLOOR_PICO) as lender:
+        (edge,) = lender.edges
+        await spend(lender, edge, wanted(7), 7)
+        lender.bank.loans.clear()
+        assert await refused(edge, wanted(2 * FLOOR_PICO)) is None
+
+
+async def test_at_the_end_everything_is_given_back_but_what_may_still_be_billed() -> None:
+    async with lending(100 * FLOOR_PICO) as lender:
+        (edge,) = lender.edges
+        held: Hold = await edge.admit(wanted(9))
+        edge.settle(held, None)
+        await spend(lender, edge, wanted(7, key_id=KEY), 7)
+    assert lender.bank.pot("").available_pico == 100 * FLOOR_PICO - 7 - 9
+    assert lender.bank.pot(KEY).available_pico == 10**15 - 7
+
+
+async def test_a_first_request_that_meets_a_report_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REPORT_S", 0.0)
+    async with lending(100 * FLOOR_PICO) as lender:
+        assert await refused(lender.edges[0], wanted(7, strict=True)) is None
+
+
+async def test_an_answer_that_makes_no_sense_leaves_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with lending(100 * FLOOR_PICO) as lender:
+        (edge,) = lender.edges
+        with monkeypatch.context() as patch:
+            patch.setattr(lender.bank, "answer", lambda *_: None)
+            assert await refused(edge, wanted(7)) is BillingUnavailable
+        assert await refused(edge, wanted(7)) is None
