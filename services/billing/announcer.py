@@ -5,7 +5,7 @@ import asyncio
 import structlog
 
 from services.billing.accounts import Changed
-from shared.bus import Bus, BusError
+from shared.bus import AccountBus, BusError
 from shared.changes import AccountChanged
 
 log = structlog.get_logger()
@@ -17,7 +17,7 @@ PATIENCE_S = 10.0  # longer than the bus needs to reconnect: an edge that did so
 class Announcer:
     """Announces on a bus, over its interruptions."""
 
-    def __init__(self, bus: Bus) -> None:
+    def __init__(self, bus: AccountBus) -> None:
         self._bus = bus
         self._tasks = set[asyncio.Task[None]]()
 

@@ -24,11 +24,11 @@ from services.billing.review import Review
 from services.billing.settings import BillingSettings
 from services.billing.signer import keep_signing, make_signer
 from shared import http
-from shared.bus import Bus, BusError
+from shared.bus import AccountBus, BusError
 from shared.errors import NotFound
 
 
-def build_app(settings: BillingSettings, bus: Bus, announce: Announce | None = None) -> web.Application:
+def build_app(settings: BillingSettings, bus: AccountBus, announce: Announce | None = None) -> web.Application:
     """The service on `bus`, which stays its caller's to close. Starting raises SchemaError on an unfit database.
 
     `announce` is called with what each administrator's call has changed; by default it tells all edges, on the bus.

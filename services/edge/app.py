@@ -15,7 +15,7 @@ from services.edge.idempotency import Idempotency
 from services.edge.rates import Rates, stamp
 from services.edge.workers import Workers
 from shared import http
-from shared.bus import Bus
+from shared.bus import AccountBus
 from shared.catalog import Catalog
 from shared.drain import UNDER_WAY
 from shared.openai import MAX_BODY_BYTES
@@ -40,7 +40,7 @@ def build_app(
     internal_token: str,
     worker_urls: Mapping[str, str | Sequence[str]],
     billing_url: str,
-    bus: Callable[[], Bus],
+    bus: Callable[[], AccountBus],
     spool: Spool | None = None,
 ) -> web.Application:
     """The public API. `worker_urls` go by provider; `bus` is called once the loop runs; what it opens it closes."""

@@ -54,11 +54,15 @@ class Bus(Protocol):
     async def consume(self, shard: int, handler: Handler) -> None:
         """Hand a shard's messages to `handler`, in order, until cancelled; each until it succeeds."""
 
+    async def close(self) -> None:
+        """Finish what is under way, and disconnect."""
+
+
+class AccountBus(Bus, Protocol):
+    """One that carries changes of accounts, too: what billing and edges are on."""
+
     async def announce(self, change: AccountChanged) -> None:
         """Return once the change is on its way to every watcher there is. Raises BusError."""
 
     async def watch(self, watcher: Watcher) -> None:
         """Tell `watcher` of every change, until cancelled."""
-
-    async def close(self) -> None:
-        """Finish what is under way, and disconnect."""

@@ -2,7 +2,7 @@
 
 import sys
 
-from shared.bus import Bus
+from shared.bus import AccountBus
 from shared.bus.local import LocalBus
 from shared.bus.rabbit import RabbitBus, check
 from shared.bus.topology import TopologyError
@@ -10,7 +10,7 @@ from shared.bus.topology import TopologyError
 LOCAL = "local:"
 
 
-def connect(url: str, *, shards: int, name: str) -> Bus:
+def connect(url: str, *, shards: int, name: str) -> AccountBus:
     """The bus of `local:`, `amqp://…` or `amqps://…`; needs a running loop. `name` shows up at the broker."""
     return LocalBus() if url == LOCAL else RabbitBus(url, shards=shards, name=name)
 

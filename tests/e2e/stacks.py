@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,11 @@ class Stack:
     simulator_url: str | None = None
     base_urls: list[str] = field(default_factory=list)
     services: dict[str, Service] = field(default_factory=dict)
+
+    @property
+    def edges(self) -> list["Stack"]:
+        """The same stack through each of its edges."""
+        return [replace(self, base_url=url) for url in self.base_urls]
 
     def audit(self, path: str, **query: Any) -> dict[str, Any]:
         """An answer of the audit API."""
@@ -148,15 +153,16 @@ def local(env: Mapping[str, str] | None = None) -> Iterator[Stack]:
 
 @contextlib.contextmanager
 def separate(
-    database_url: str, broker_url: str, upstream_url: str | None = None, *, replicas: int = 1
+    database_url: str, broker_url: str, upstream_url: str | None = None, *, replicas: int = 1, edges: int = 0
 ) -> Iterator[Stack]:
     """Each service as a process of its own, over RabbitMQ and PostgreSQL; the upstream is by default the simulator.
 
-    Of edge, billing and each worker there are `replicas`: `edge`, `edge-2` and so on. The billing services stand behind
-    one address.
+    Of edge, billing and each worker there are `replicas`, or of the edge alone `edges`: `edge`, `edge-2` and so on. The
+    billing services stand behind one address.
     """
     kinds = ["billing", "worker-anthropic", "worker-google", "edge"]
     names = ["simulator", *(_replica(kind, n) for n in range(1, replicas + 1) for kind in kinds)]
+    names += [_replica("edge", n) for n in range(replicas + 1, edges + 1)]
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     urls = {name: f"http://127.0.0.1:{port}" for name, port in ports.items()}
 
@@ -197,8 +203,9 @@ def separate(
             service.process.start()
         for service in others:
             service.wait_until_ready()
-        edges = [f"{url}/v1" for url in all_of("edge")]
-        yield Stack(edges[0], billing_url, simulator_url=urls["simulator"], base_urls=edges, services=services)
+        base_urls = [f"{urls[name]}/v1" for name in names if name.partition("-")[0] == "edge"]
+        simulator_url = urls["simulator"]
+        yield Stack(base_urls[0], billing_url, simulator_url=simulator_url, base_urls=base_urls, services=services)
 
 
 def _replica(kind: str, number: int) -> str:

@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from services.billing.accounts import Announce
 from services.billing.app import build_app
 from services.billing.settings import BillingSettings
-from shared.bus import Bus
+from shared.bus import AccountBus
 from shared.bus.local import LocalBus
 from shared.events import Encoded, UsageRecorded
 
@@ -26,7 +26,7 @@ class Service:
     """A running service; `call` gives the status and the JSON."""
 
     client: TestClient[Any, Any]
-    bus: Bus
+    bus: AccountBus
 
     @property
     def app(self) -> web.Application:
@@ -58,7 +58,7 @@ class Service:
 
 @contextlib.asynccontextmanager
 async def running(
-    database_url: str, bus: Bus | None = None, announce: Announce | None = None, **settings: Any
+    database_url: str, bus: AccountBus | None = None, announce: Announce | None = None, **settings: Any
 ) -> AsyncIterator[Service]:
     """A service on a migrated database, ready."""
     made: Any = {

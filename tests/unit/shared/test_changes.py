@@ -10,7 +10,7 @@ import orjson
 import pytest
 from yarl import URL
 
-from shared.bus import Bus, BusError, rabbit
+from shared.bus import AccountBus, BusError, rabbit
 from shared.bus.local import LocalBus
 from shared.bus.rabbit import RabbitBus
 from shared.changes import AccountChanged
@@ -36,7 +36,7 @@ class Watching:
 
 
 @contextlib.asynccontextmanager
-async def watching(bus: Bus) -> AsyncIterator[Watching]:
+async def watching(bus: AccountBus) -> AsyncIterator[Watching]:
     watcher = Watching()
     task = asyncio.create_task(bus.watch(watcher))
     try:
@@ -54,7 +54,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 @pytest.fixture(params=["local", pytest.param("rabbit", marks=pytest.mark.servers)])
-async def bus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bus]:
+async def bus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AccountBus]:
     monkeypatch.setattr(rabbit, "RECONNECT_S", (0.05, 0.2))
     if request.param == "local":
         yield LocalBus()
@@ -65,7 +65,7 @@ async def bus(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     await made.close()
 
 
-async def test_a_change_reaches_every_edge_that_watches_and_no_later_one(bus: Bus) -> None:
+async def test_a_change_reaches_every_edge_that_watches_and_no_later_one(bus: AccountBus) -> None:
     async with watching(bus) as one, watching(bus) as other:
         await bus.announce(CHANGE)
         await until(lambda: one.told == other.told == ["began", CHANGE])

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from shared import spool as spool_module
-from shared.bus import BusError, Handler, Watcher
-from shared.changes import AccountChanged
+from shared.bus import BusError, Handler
 from shared.errors import BillingUnavailable
 from shared.events import MAX_BATCH_EVENTS, Encoded
 from shared.spool import Outbox, Spool, SpoolFull
@@ -155,12 +154,6 @@ class Broker:
 
     async def consume(self, shard: int, handler: Handler) -> None:
         raise AssertionError("nobody consumes here")
-
-    async def announce(self, change: AccountChanged) -> None:
-        raise AssertionError("nobody announces here")
-
-    async def watch(self, watcher: Watcher) -> None:
-        raise AssertionError("nobody watches here")
 
     async def close(self) -> None:
         self.connected = False
