@@ -22,7 +22,7 @@ class Announcer:
         self._tasks = set[asyncio.Task[None]]()
 
     async def announce(self, changed: Changed) -> None:
-        """Return when every edge that listens was told: so from then on none acts on what it remembers. While the
+        """Return when the change is on its way to every edge that listens: each has it within milliseconds. While the
         broker is away no edge listens, and each asks by itself; this returns after a while, and goes on trying.
         """
         change = AccountChanged(workspace_id=changed.workspace_id, key_id=changed.key_id)

@@ -77,6 +77,7 @@ async def test_the_rate_is_the_last_gate_before_a_worker(monkeypatch: pytest.Mon
         assert (await running.ask(HELLO | {"n": 2})).code == "unsupported_parameter"
         limit(running, requests_per_minute=1, **spent)
         assert (await running.ask(HELLO)).code == "spend_limit_exceeded"
+    async with edge(fine) as running:
         limit(running, requests_per_minute=1, **spent, balance_pico="0")
         assert (await running.ask(HELLO)).code == "insufficient_credit"
 
