@@ -1,7 +1,7 @@
 """The consumer: takes a shard's messages from the bus and returns from each call when they are committed.
 
-Decoding happens beside the ledger, on the writing thread; a failure leaves the messages with the bus, which brings
-them again, so nothing here retries.
+A batch is decoded and checked on a reading thread, while the one before it is written. A failure leaves the messages
+with the bus, which brings them again, so nothing here retries.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from prometheus_client import Counter, Histogram
 
 from services.billing.database import Threads
 from services.billing.ledger import Ledger
+from services.billing.records import checked
 from shared.bus import Bus, Handler, Message
 
 log = structlog.get_logger()
@@ -30,7 +31,7 @@ def handler(ledger: Ledger, threads: Threads) -> Handler:
 
     async def post(messages: Sequence[Message]) -> None:
         with BATCH.time():
-            results = await threads.write(ledger.post, messages)
+            results = await threads.write(ledger.book, await threads.read(checked, messages))
         for result, count in results.items():
             EVENTS.labels(result).inc(count)
 

@@ -27,9 +27,8 @@ from services.billing.migrations import SchemaError
 from services.billing.records import accept
 from services.billing.stages import stage
 from services.billing.tables import MAX_BALANCE_PICO, conflict, ledger_entry, quarantine, usage_record, workspace
-from shared.bus import Message
 from shared.errors import InvalidRequest, NotFound
-from shared.events import Refused, UsageRecorded, decode, shard_of
+from shared.events import Refused, UsageRecorded, shard_of
 from shared.money import usd
 
 log = structlog.get_logger()
@@ -73,21 +72,26 @@ class Ledger:
                         f"the ledger was not begun with {self._shards} shards: set OPENTOKEN_LEDGER_SHARDS as it was"
                     )
 
-    def post(self, messages: Iterable[Message]) -> Counter[str]:
-        """Book the events in messages as they came; see `record`."""
-        with stage("decode"):
-            events = [event for message in messages for event in decode(message.body)]
-        return self.record(events)
-
     def record(self, events: Iterable[UsageRecorded | Refused]) -> Counter[str]:
-        """Book events; how many were recorded, duplicate, conflict, quarantined.
+        """Book events; see `book`."""
+        return self.book([accept(event) for event in events])
+
+    def book(self, items: Sequence[Row | Refused]) -> Counter[str]:
+        """Book what was `checked`; how many were recorded, duplicate, conflict, quarantined.
 
         Where the database itself refuses a row, the batch is halved until the culprit is alone, and in quarantine.
-        Any other SQLAlchemyError means that something is not committed: give the same events again.
+        Any other SQLAlchemyError means that something is not committed: give the same again.
         """
-        with stage("check"):
-            rows = [accept(event) for event in events]
-        return self._book(rows)
+        try:
+            return self._commit(items)
+        except (IntegrityError, DataError) as error:
+            if len(items) > 1:
+                middle = len(items) // 2
+                return self.book(items[:middle]) + self.book(items[middle:])
+            (item,) = items
+            if isinstance(item, Refused):
+                raise
+            return self._commit([Refused(json_of_columns(item), f"refused by the database: {error.orig}")])
 
     def credit(self, credit: Credit) -> Row:
         """Post a movement and return its row; the first row again where the reference is known.
@@ -112,18 +116,6 @@ class Ledger:
             ((_, entry),) = _append(connection, [("entry/1", new)])
         log.info("credit_posted", workspace_id=credit.workspace_id, amount_pico=amount_pico, actor=credit.actor)
         return entry
-
-    def _book(self, items: Sequence[Row | Refused]) -> Counter[str]:
-        try:
-            return self._commit(items)
-        except (IntegrityError, DataError) as error:
-            if len(items) > 1:
-                middle = len(items) // 2
-                return self._book(items[:middle]) + self._book(items[middle:])
-            (item,) = items
-            if isinstance(item, Refused):
-                raise
-            return self._commit([Refused(json_of_columns(item), f"refused by the database: {error.orig}")])
 
     def _commit(self, items: Sequence[Row | Refused]) -> Counter[str]:
         usage = [item for item in items if not isinstance(item, Refused)]

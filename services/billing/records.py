@@ -2,6 +2,7 @@
 
 import json
 import unicodedata
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import orjson
 
 from services.billing.database import Row
+from services.billing.stages import stage
 from services.billing.tables import MAX_AMOUNT_PICO
-from shared.events import Refused, UsageRecorded, utc_text
+from shared.bus import Message
+from shared.events import Refused, UsageRecorded, decode, utc_text
 from shared.ids import CHAT_PREFIX, request_id_of
 from shared.money import usd
 
@@ -35,6 +38,14 @@ _values = attrgetter(  # one call for all of an event's
 
 class BadEvent(ValueError):
     """An event that reads well and still cannot be booked; the message is the reason kept in quarantine."""
+
+
+def checked(messages: Iterable[Message]) -> list[Row | Refused]:
+    """What `accept` makes of the events in messages, in the order in which they came."""
+    with stage("decode"):
+        events = [event for message in messages for event in decode(message.body)]
+    with stage("check"):
+        return [accept(event) for event in events]
 
 
 def accept(event: UsageRecorded | Refused) -> Row | Refused:

@@ -5,6 +5,7 @@ the consumer looks at its queue from time to time: messages that wait while none
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 
 import structlog
@@ -18,7 +19,8 @@ from shared.events import PARKED_QUEUE, queue_of
 log = structlog.get_logger()
 
 BATCH_MESSAGES = 32  # messages in one call of the handler, so in one ledger transaction
-PREFETCH = 2 * BATCH_MESSAGES  # one batch at work, the next one here already
+IN_HAND = 2  # calls of the handler under way: one is decoded while another is written
+PREFETCH = (IN_HAND + 1) * BATCH_MESSAGES  # and the next one is here already
 SETUP_TIMEOUT_S = 10.0  # a broker that has just started was seen never to answer a request to consume
 LOOK_S = 10.0  # between looks at the queues; longer than any delivery takes, and a rare, cheap question
 RETRY_S = (0.1, 5.0)  # the first and the longest pause between attempts at a batch that the handler refused
@@ -33,7 +35,7 @@ class Consumer:
         self._queue, self._handler = queue_of(shard), handler
         self._arrived: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
         self._arrivals = 0
-        self._idle = False
+        self._under_way = deque[asyncio.Task[None]]()
 
     async def run(self, connection: AbstractConnection, shards: int) -> None:
         """Return, or raise, once the channel has closed or brings nothing any more. Raises TopologyError, too."""
@@ -46,12 +48,29 @@ class Consumer:
         unfit = asyncio.create_task(self._until_unfit(channel))
         try:
             while not unfit.done() and (messages := await self._next(unfit)):
-                await _until_handled(self._handler, messages)
-                await messages[-1].ack(multiple=True)
+                before = self._under_way[-1] if self._under_way else None
+                self._under_way.append(asyncio.create_task(self._take(messages, before)))
+                if len(self._under_way) == IN_HAND:
+                    await asyncio.wait((self._under_way[0], unfit), return_when=asyncio.FIRST_COMPLETED)
+                while self._under_way and self._under_way[0].done():
+                    self._under_way.popleft().result()
             await unfit
         finally:
-            unfit.cancel()
-            await asyncio.gather(unfit, return_exceptions=True)
+            tasks = (unfit, *self._under_way)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _take(self, messages: Sequence[AbstractIncomingMessage], before: asyncio.Task[None] | None) -> None:
+        """Handle a batch; acknowledge it after the one before, because that is for all that came earlier, too."""
+        await _until_handled(self._handler, messages)
+        if before is not None:
+            await before
+        await messages[-1].ack(multiple=True)
+
+    @property
+    def _idle(self) -> bool:
+        return not self._under_way or self._under_way[-1].done()
 
     async def _arrive(self, message: AbstractIncomingMessage) -> None:
         self._arrivals += 1
@@ -60,12 +79,10 @@ class Consumer:
     async def _next(self, unfit: asyncio.Task[None]) -> list[AbstractIncomingMessage]:
         """What has arrived, one message at least; none once there is nothing more to wait for."""
         getting = asyncio.ensure_future(self._arrived.get())
-        self._idle = True
         try:
             await asyncio.wait((getting, unfit), return_when=asyncio.FIRST_COMPLETED)
             messages = [getting.result()] if getting.done() else []
         finally:
-            self._idle = False
             getting.cancel()
         while messages and len(messages) < BATCH_MESSAGES and not self._arrived.empty():
             messages.append(self._arrived.get_nowait())

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 from services.billing.accounts import Changed
 from services.billing.admin_log import ACTOR_HEADER
 from services.billing.ledger import Ledger
+from services.billing.records import checked
 from services.billing.review import LISTED_BODY_BYTES
 from shared.bus import Message
 from tests.integration.billing.service import ADMIN, AUDITOR, Service, running
@@ -216,7 +217,7 @@ async def test_what_was_set_aside_is_listed_with_its_reason_and_shown_whole(serv
 
 
 async def test_what_was_no_text_at_all_is_still_shown(service: Service, engine: Engine) -> None:
-    Ledger(engine).post([Message(b"\xff{")])
+    Ledger(engine).book(checked([Message(b"\xff{")]))
     (kept,) = (await service.get("/admin/quarantine"))["data"]
     assert kept["body"] == "\\xff{"
     assert await service.get(f"/admin/quarantine/{kept['digest']}") == kept

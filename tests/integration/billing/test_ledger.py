@@ -14,6 +14,7 @@ from services.billing.database import connect, reading
 from services.billing.errors import Conflict
 from services.billing.ledger import Credit, Ledger, heads
 from services.billing.migrations import SchemaError
+from services.billing.records import checked
 from services.billing.tables import ledger_entry, usage_record
 from shared.bus import Message
 from shared.errors import InvalidRequest, NotFound
@@ -77,13 +78,17 @@ def test_a_message_that_comes_again_after_its_commit_changes_nothing(engine: Eng
     other = usage(request_id=first.request_id, tokens=Tokens(output=1))
     sent = [first, other, usage(cost_pico_usd="1"), usage("nobody"), usage(outcome="upstream_failed")]
     message = Message(batch([*(Encoded.of(event, "test").body for event in sent), b'{"type": "x"}']))
-    assert ledger.post([message]) == {"recorded": 2, "conflict": 1, "quarantined": 3}
+    assert ledger.book(checked([message])) == {"recorded": 2, "conflict": 1, "quarantined": 3}
     before = books(engine)
     assert {name: len(found) for name, found in before.items()} == {
         "usage_record": 2, "ledger_entry": 1, "conflict": 1, "quarantine": 3,
     }  # fmt: skip
 
-    assert ledger.post([Message(message.body, redelivered=True)]) == {"duplicate": 2, "conflict": 1, "quarantined": 3}
+    assert ledger.book(checked([Message(message.body, redelivered=True)])) == {
+        "duplicate": 2,
+        "conflict": 1,
+        "quarantined": 3,
+    }
     assert books(engine) == before
 
 
@@ -108,7 +113,7 @@ def test_what_comes_back_from_the_database_is_what_the_event_said(engine: Engine
 
 def test_a_message_that_is_no_batch_is_kept_whole_in_quarantine(engine: Engine, ledger: Ledger) -> None:
     nested = b"[" * 300 + b"]" * 300
-    assert ledger.post([Message(b"\xff"), Message(b"{}"), Message(b"[" + nested + b"]")]) == {"quarantined": 3}
+    assert ledger.book(checked([Message(b"\xff"), Message(b"{}"), Message(b"[" + nested + b"]")])) == {"quarantined": 3}
     kept = {row["body"] for row in books(engine)["quarantine"]}
     assert b"\xff" in kept
     assert b"{}" in kept
