@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import hmac
 import signal
 import time
@@ -36,6 +37,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 STOPS = (signal.SIGTERM, signal.SIGINT)
 CHECK_TIMEOUT_S = 2.0  # below the usual probe timeout, so that the answer can still name what is slow
+GC_THRESHOLD = 50_000  # objects more than went: a batch of the ledger makes as many, and keeps none of them
 AGAIN_S = 0.5  # a terminal and a supervisor may pass on the same signal; a person's second one comes later
 
 
@@ -180,10 +182,18 @@ async def serve(app: web.Application, host: str, port: int, metrics_port: int | 
         if metrics_port is not None:
             await stack.enter_async_context(listening(metrics.build_app(), host, metrics_port))
         bound = await stack.enter_async_context(listening(app, host, port, linger_s=LINGER_S))
+        _keep_what_is()
         log.info("listening", host=host, port=bound)
         await until_told_to_stop()
         log.info("stopping", linger_s=LINGER_S, grace_s=GRACE_S)
     log.info("stopped")
+
+
+def _keep_what_is() -> None:
+    """What the start has made is never garbage; and what comes and goes with each request is counted in thousands."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
 
 
 async def until_told_to_stop() -> None:

@@ -211,7 +211,8 @@ def _append(connection: Connection, booked: Sequence[tuple[Kind, Row]]) -> list[
 
 def _insert(connection: Connection, batch: Batch) -> None:
     _append(connection, batch.booked)
-    spend.add(connection, batch.records)
+    with stage("spend"):
+        spend.add(connection, batch.records)
     _insert_new(connection, conflict, batch.conflicts)
     _insert_new(connection, quarantine, batch.quarantine)
 

@@ -31,11 +31,13 @@ ON CONFLICT ({first}, {second}) DO UPDATE SET cost_pico = cost_pico + excluded.c
 
 def add(connection: Connection, records: Iterable[Row]) -> None:
     """Add what these rows of `usage_record` cost to their keys' days and to their leases."""
-    days, leases = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    spent = Counter[tuple[str, str | None, datetime]]()
     for record in records:
-        cost_pico, key_id = record["cost_pico"], record["key_id"]
-        days[key_id, day_of(record["recorded_at"])] += cost_pico
-        if lease_id := record["lease_id"]:
+        spent[record["key_id"], record["lease_id"], record["recorded_at"]] += record["cost_pico"]
+    days, leases = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for (key_id, lease_id, moment), cost_pico in spent.items():
+        days[key_id, day_of(moment)] += cost_pico
+        if lease_id:
             for part in {WHOLE, key_id}:
                 leases[lease_id, part] += cost_pico
     _add(connection, key_spend, days)

@@ -7,7 +7,7 @@ from typing import Final, Literal, get_args
 
 from prometheus_client import Counter
 
-Stage = Literal["decode", "check", "lock", "read", "decide", "tree", "usage_record", "ledger_entry", "commit"]
+Stage = Literal["decode", "check", "lock", "read", "decide", "tree", "usage_record", "ledger_entry", "spend", "commit"]
 STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
 
 _SECONDS = Counter("opentoken_ledger_stage_seconds_total", "Time the writer spent, by stage of a batch.", ["stage"])
