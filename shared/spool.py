@@ -20,6 +20,7 @@ from shared.bus import Bus, BusError
 from shared.bus.packing import Packer
 from shared.errors import BillingUnavailable
 from shared.events import MAX_BATCH_EVENTS, Encoded
+from shared.failpoints import passing
 
 log = structlog.get_logger()
 P = ParamSpec("P")
@@ -228,6 +229,7 @@ class Outbox:
         answers = await asyncio.gather(*(self._bus.publish(event) for _, event in waiting), return_exceptions=True)
         published = [place for (place, _), answer in zip(waiting, answers, strict=True) if answer is None]
         if published:
+            passing("spool.republished")
             await spool.remove(published)
             log.info("spool_drained", events=len(published), bytes_left=spool.size_bytes)
         for answer in answers:

@@ -14,6 +14,7 @@ from services.billing.database import Threads
 from services.billing.ledger import Ledger
 from services.billing.records import checked
 from shared.bus import Bus, Handler, Message
+from shared.failpoints import passing
 
 log = structlog.get_logger()
 
@@ -30,10 +31,12 @@ def handler(ledger: Ledger, threads: Threads) -> Handler:
         EVENTS.labels(result)
 
     async def post(messages: Sequence[Message]) -> None:
+        passing("billing.received")
         with BATCH.time():
             results = await threads.write(ledger.book, await threads.read(checked, messages))
         for result, count in results.items():
             EVENTS.labels(result).inc(count)
+        passing("billing.after_commit")
 
     return post
 

@@ -29,6 +29,7 @@ from services.billing.stages import stage
 from services.billing.tables import MAX_BALANCE_PICO, conflict, ledger_entry, quarantine, usage_record, workspace
 from shared.errors import InvalidRequest, NotFound
 from shared.events import Refused, UsageRecorded, shard_of
+from shared.failpoints import passing
 from shared.money import usd
 
 log = structlog.get_logger()
@@ -130,6 +131,7 @@ class Ledger:
                 for item in items:
                     batch.add(item)
             _insert(connection, batch)
+            passing("billing.before_commit")
         for kept in batch.conflicts:
             log.error("usage_conflicts", request_id=kept["request_id"], digest=kept["digest"])
         for kept in batch.quarantine:

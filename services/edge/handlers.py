@@ -34,6 +34,7 @@ from shared.errors import (
     RequestTooLarge,
 )
 from shared.events import Encoded
+from shared.failpoints import passing
 from shared.ids import request_id_of
 from shared.money import usd
 from shared.openai import MAX_BODY_BYTES, ChatRequest, EmbeddingsRequest
@@ -193,6 +194,7 @@ class Edge:
         if trace := asked.request.headers.get("traceparent"):
             headers["traceparent"] = trace
         call = Call(asked.model.provider, asked.request.path, asked.body, headers)
+        passing("edge.before_dispatch")
         try:
             return await relay(asked.request, self.workers, call, started)
         except Lost as lost:

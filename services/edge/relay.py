@@ -18,6 +18,7 @@ from aiohttp import web
 from services.edge.reply import Reply, WorkerGone
 from services.edge.workers import Workers
 from shared.errors import ApiError, WorkerLost
+from shared.failpoints import passing
 from shared.http import ClientLeft
 from shared.money import usd
 
@@ -167,6 +168,7 @@ async def _streamed(answer: Reply, stream: Stream) -> Settled | None:
     try:
         while chunk := await answer.readany():
             if clients := ending.feed(chunk):
+                passing("edge.mid_answer")
                 await stream.write(clients)
     except WorkerGone:
         if not ending.complete:  # else the usage is durable: it was before the end was sent

@@ -9,6 +9,7 @@ from services.workers.provider import Failed, Finish, Usage
 from services.workers.settle import Asked, Trail, outcome_of, usage_recorded
 from shared.errors import ApiError, UpstreamTimeout, WorkerLost
 from shared.events import Encoded, Outcome
+from shared.failpoints import passing
 from shared.spool import Outbox
 
 DRAIN_S = 60.0  # how long an answer that nobody waits for is read on to its counts
@@ -69,6 +70,7 @@ class Exchange:
         """Make the usage durable; its cost in pico-dollars. Raises BillingUnavailable."""
         event = usage_recorded(self.asked, self.trail, outcome, usage, finish)
         await self._outbox.put(Encoded.of(event, f"worker/{self.asked.model.provider}"))
+        passing("worker.durable")
         return event.cost
 
     async def finished(self, usage: Usage, finish: Finish | None) -> int:

@@ -15,6 +15,7 @@ from services.workers.reader import Reader, Translation
 from services.workers.settle import estimated, trusted
 from services.workers.upstream import Calls, Upstream, lower, reply_of
 from shared.errors import ApiError, BillingUnavailable, UpstreamError, UpstreamTimeout
+from shared.failpoints import passing
 from shared.money import Tokens
 from shared.openai import ChatRequest
 
@@ -35,6 +36,7 @@ async def chat(
             client.hold(chunks.role())
             while deltas is not None:
                 await client.write(chunks.deltas(deltas))
+                passing("worker.after_first_byte")
                 deltas = await reader.read()
     except (ApiError, Failed, TimeoutError) as error:
         if reader is not None:

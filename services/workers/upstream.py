@@ -33,6 +33,7 @@ from services.workers.provider import (
 from services.workers.settle import Asked, Trail
 from shared.errors import ApiError, NoSupplier, UpstreamError, UpstreamTimeout
 from shared.events import Attempt
+from shared.failpoints import passing
 from shared.openai import ChatRequest
 
 log = structlog.get_logger()
@@ -92,6 +93,7 @@ class Upstream:
                 breaker.failed()
             else:
                 breaker.succeeded()
+                passing("worker.before_first_byte")
                 return begun
         error = last.error if last else NoSupplier("no supplier of this kind is configured for this provider")
         error.message = self.scrub(error.message)
