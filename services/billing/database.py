@@ -39,9 +39,13 @@ _PRAGMAS = (
     "PRAGMA foreign_keys = ON",
     "PRAGMA recursive_triggers = ON",  # else INSERT OR REPLACE deletes past the append-only triggers
 )
-# A plan made, or statistics taken, while a table was empty must not make a look-up scan it for ever. Foreign keys and
-# the insert guard keep their plans for the whole session, so this holds before they make them.
-_INDEXES_ONLY = "SET LOCAL enable_seqscan = off"
+# For a writing transaction. A plan made, or statistics taken, while a table was empty must not make a look-up scan it
+# for ever; foreign keys and the insert guard keep their plans for the whole session, so this holds before they make
+# them. And a writer that hangs in its transaction would keep the lock, and with it the books, from whoever stands by:
+# the database ends its session after about as long as the broker waits for a heartbeat.
+_WRITING = """
+SELECT set_config('enable_seqscan', 'off', true), set_config('idle_in_transaction_session_timeout', '10s', true)
+"""
 _IMMEDIATE = "opentoken_immediate"
 
 
@@ -78,7 +82,7 @@ def writing(engine: Engine, *locks: int) -> Iterator[Connection]:
         with stage("lock"):
             connection.begin()
             if engine.dialect.name == "postgresql":
-                connection.execute(text(_INDEXES_ONLY))
+                connection.execute(text(_WRITING))
                 for lock in sorted(locks):  # always in one order, so that two writers cannot wait for each other
                     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
         yield connection
