@@ -36,7 +36,8 @@ class Service:
         self._keeper = Keeper(name)
         clean = {key: value for key, value in os.environ.items() if not FOREIGN.match(key)}
         own = {"OPENTOKEN_DATA_DIR": str(self._keeper.folder), "OPENTOKEN_LOG_FORMAT": "json", "PYTHONPATH": str(ROOT)}
-        self.process = Process([sys.executable, "-m", module], self._keeper, env=clean | own | dict(env))
+        self.env = clean | own | dict(env)  # of the next start
+        self.process = Process([sys.executable, "-m", module], self._keeper, env=self.env)
 
     def start(self) -> None:
         """Start it, and return when all that it depends on answers."""
@@ -61,6 +62,11 @@ class Service:
     def log(self) -> str:
         return (self._keeper.folder / "server.log").read_text(errors="replace")
 
+    @property
+    def folder(self) -> Path:
+        """Where its data and its log lie."""
+        return self._keeper.folder
+
     def close(self) -> None:
         self.process.close()
         self._keeper.close()
@@ -73,6 +79,7 @@ class Stack:
     base_url: str
     billing_url: str
     key: str = KEY
+    workspace: str = "demo"
     simulator_url: str | None = None
     base_urls: list[str] = field(default_factory=list)
     services: dict[str, Service] = field(default_factory=dict)
@@ -88,15 +95,15 @@ class Stack:
         return fetch(f"{self.billing_url}{path}?{parameters}", AUDITOR)
 
     def balance_pico(self) -> int:
-        return int(self.audit("/v1/workspaces/demo/balance")["balance_pico_usd"])
+        return int(self.audit(f"/v1/workspaces/{self.workspace}/balance")["balance_pico_usd"])
 
     def records(self) -> list[dict[str, Any]]:
-        """All usage records of the demo workspace."""
-        return self._all("/v1/workspaces/demo/usage")
+        """All usage records of the workspace."""
+        return self._all(f"/v1/workspaces/{self.workspace}/usage")
 
     def entries(self) -> list[dict[str, Any]]:
-        """All ledger entries of the demo workspace."""
-        return self._all("/v1/workspaces/demo/entries")
+        """All ledger entries of the workspace."""
+        return self._all(f"/v1/workspaces/{self.workspace}/entries")
 
     def settled(self, request_id: str) -> dict[str, Any]:
         """The receipt of a request, as soon as it is on the books."""
@@ -119,16 +126,16 @@ def fetch(url: str, token: str | None = None) -> Any:
         return json.load(answer, parse_float=Decimal)
 
 
-def until(condition: Any, what: str, process: Process | None = None) -> Any:
+def until(condition: Any, what: str, process: Process | None = None, *, timeout_s: float = READY_TIMEOUT_S) -> Any:
     """What `condition` returns, as soon as it is true; a connection that fails counts as not yet."""
-    deadline = time.monotonic() + READY_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while True:
         with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
             if result := condition():
                 return result
         log = process.failure() if process else None
         assert log is None, f"{what}: the process has ended:\n{log}"
-        assert time.monotonic() < deadline, f"not within {READY_TIMEOUT_S} s: {what}"
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
         time.sleep(0.02)
 
 

@@ -62,9 +62,12 @@ class Server:
 
     def start(self) -> None:
         """Start it again, same data, same port, and return when it serves."""
-        life = self._ours()
-        life.start()
-        await_version(self.name, self.ask, life)
+        self._ours().start()
+        self.await_serving()
+
+    def await_serving(self) -> None:
+        """Return when it serves."""
+        await_version(self.name, self.ask, self.life)
 
     def stop(self) -> None:
         """End it in order; its data stays."""
