@@ -32,11 +32,11 @@ check: $(INSTALLED) ## lint, types, boundaries, completeness, generated docs, ma
 test-long: $(INSTALLED) ## run the long tests, with many more examples
 	@$(call marked,long,--hypothesis-profile=long)
 
-test-faults: $(INSTALLED) ## run the tests that kill servers and services at the worst moments
-	@$(call marked,faults)
+test-faults: $(INSTALLED) ## kill each part at its worst moments, RUNS=20 times a row of the crash matrix
+	@FAULTS_RUNS=$(RUNS) $(call marked,faults)
 
-chaos: $(INSTALLED) ## run the whole system under load while its parts are killed at random
-	@$(call marked,chaos)
+chaos: $(INSTALLED) ## kill everything at random, under load, for MINUTES=10; SEED=… to have it again
+	@CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$(SEED) $(call marked,chaos)
 
 bench: $(INSTALLED) ## measure, and print a table against the installed peers
 	@$(PY) -m tests.bench
