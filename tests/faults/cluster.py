@@ -117,7 +117,9 @@ class Cluster:
     def quiesce(self) -> None:
         """Return when nothing is under way: producers were ended in order, spools are empty, queues read out."""
         for service in self.producers:
-            service.process.stop()
+            service.told_to_stop()
+        codes = {service.name: service.exit_code() for service in self.producers}
+        assert set(codes.values()) == {0}, codes
         start(self.producers)
         self.drain()
         marker = event(WORKSPACE)
