@@ -1,0 +1,99 @@
+"""What goes wrong: some faults a run, each at its moment and for its time, all by the seed."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from tests.simulation.world import ASKING_S, World
+
+LASTS_S = 15.0
+MOST = 6
+Fault = Callable[[World, float], Awaitable[None]]
+
+
+async def broker_dies(world: World, lasts_s: float) -> None:
+    world.broker.kill()
+    await asyncio.sleep(lasts_s)
+    world.broker.up = True
+
+
+async def broker_blocks(world: World, lasts_s: float) -> None:
+    world.broker.blocked = True
+    await asyncio.sleep(lasts_s)
+    world.broker.blocked = False
+
+
+async def broker_refuses(world: World, lasts_s: float) -> None:
+    world.broker.refusing = True
+    await asyncio.sleep(lasts_s)
+    world.broker.refusing = False
+
+
+async def broker_is_cut_off(world: World, lasts_s: float) -> None:
+    for link in world.rng.sample(world.broker.links, k=min(2, len(world.broker.links))):
+        link.broken(silently=True)
+
+
+async def connection_breaks(world: World, lasts_s: float) -> None:
+    if pipes := list(world.network.pipes):
+        world.network.cut(world.rng.choice(pipes))
+        world.conditions.had.add("cut")
+
+
+async def process_dies(world: World, lasts_s: float) -> None:
+    if world.running:
+        world.loop.crash(world.running[world.rng.choice(sorted(world.running))])
+
+
+async def process_is_stopped(world: World, lasts_s: float) -> None:
+    """As by SIGSTOP; then SIGCONT."""
+    if world.running:
+        process = world.running[world.rng.choice(sorted(world.running))]
+        process.stalled_until = world.loop.now + lasts_s
+        world.conditions.had.add("stall")
+
+
+async def process_is_told_to_end(world: World, lasts_s: float) -> None:
+    """As by SIGTERM."""
+    if world.running:
+        process = world.running[world.rng.choice(sorted(world.running))]
+        process.context.run(process.stop.set)
+        world.conditions.had.add("end")
+
+
+async def clock_jumps(world: World, lasts_s: float) -> None:
+    if world.running:
+        process = world.running[world.rng.choice(sorted(world.running))]
+        process.wall_offset_s = world.rng.uniform(-7200, 7200)
+
+
+async def disk_fills(world: World, lasts_s: float) -> None:
+    world.conditions.disk_full = True
+    world.conditions.had.add("full")
+    await asyncio.sleep(lasts_s)
+    world.conditions.disk_full = False
+
+
+async def database_goes_away(world: World, lasts_s: float) -> None:
+    world.conditions.database_away = True
+    await asyncio.sleep(lasts_s)
+    world.conditions.database_away = False
+
+
+FAULTS: tuple[Fault, ...] = (
+    broker_dies, broker_blocks, broker_refuses, broker_is_cut_off, connection_breaks, process_dies, process_is_stopped,
+    process_is_told_to_end, clock_jumps, disk_fills, database_goes_away,
+)  # fmt: skip
+
+
+async def some(world: World) -> None:
+    """The faults of a run."""
+    rng, loop = world.rng, world.loop
+
+    async def one(fault: Fault, begins_s: float, lasts_s: float) -> None:
+        await asyncio.sleep(begins_s)
+        loop.note("fault", which=fault.__name__, lasts=round(lasts_s, 2))
+        await fault(world, lasts_s)
+
+    chosen = [rng.choice(FAULTS) for _ in range(rng.randint(0, MOST))]
+    await asyncio.gather(*(one(fault, rng.random() * ASKING_S, rng.random() * LASTS_S) for fault in chosen))
+    await asyncio.sleep(max(0.0, ASKING_S - loop.now))
