@@ -21,7 +21,7 @@ LATENCY_S = 0.003
 LEARNS_S = 20.0  # two heartbeats: until a silent connection is taken for lost
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Stored:
     """A message in a queue."""
 

@@ -17,6 +17,7 @@ from typing import Any
 PROCESS: contextvars.ContextVar["Process"] = contextvars.ContextVar("process")
 LAST_EVENTS = 80  # of the trace, enough to see what led to a violation
 MOST_IN_A_ROW = 8  # callbacks of one process before the seed chooses again
+STEP_S = 1e-6  # a callback takes some time; without it, code that waits for a moment could come to wait for ever
 MOST_STEPS = 400_000  # of a whole run; hundreds of times what a run takes
 
 
@@ -112,6 +113,7 @@ class Loop(asyncio.BaseEventLoop):
             if handle.cancelled():
                 continue
             self.steps += 1
+            self.now += STEP_S
             process.steps += 1
             if process.steps == process.crash_at:
                 self.crash(process)
