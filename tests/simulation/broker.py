@@ -194,7 +194,7 @@ class Link:
         self.loop.call_at(self._last_arrival, action, *args, context=context)
 
     async def _until_unblocked(self) -> None:
-        while self.broker.blocked:
+        while self.broker.blocked:  # noqa: ASYNC110 - looking costs nothing here
             await asyncio.sleep(1)
 
 
@@ -204,8 +204,8 @@ class Channel:
     def __init__(self, link: Link) -> None:
         self.link, self.is_closed = link, False
         self.unacked: list[Stored] = []
-        self.prefetch, self.consumed = 0, None
-        self.consumed: Queue | None
+        self.prefetch = 0
+        self.consumed: Queue | None = None
         self._take: Callable[[Any], Awaitable[None]]
         self._closed = link.loop.create_future()
         self._unconfirmed: dict[asyncio.Future[Any], None] = {}

@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable
 
 from tests.simulation.world import ASKING_S, World
 
-LASTS_S = 15.0
+LASTS_S = 12.0
 MOST = 6
+NEAR_S = 3.0  # after the beginning of a request, something is under way
 Fault = Callable[[World, float], Awaitable[None]]
 
 
@@ -34,9 +35,12 @@ async def broker_is_cut_off(world: World, lasts_s: float) -> None:
 
 
 async def connection_breaks(world: World, lasts_s: float) -> None:
-    if pipes := list(world.network.pipes):
-        world.network.cut(world.rng.choice(pipes))
-        world.conditions.had.add("cut")
+    if world.running:
+        process = world.running[world.rng.choice(sorted(world.running))]
+        pipes = [pipe for pipe in world.network.pipes if process in {pipe.process, pipe.peer.process}]
+        if pipes:
+            world.network.cut(world.rng.choice(pipes))
+            world.conditions.had.add("cut")
 
 
 async def process_dies(world: World, lasts_s: float) -> None:
@@ -90,10 +94,11 @@ async def some(world: World) -> None:
     rng, loop = world.rng, world.loop
 
     async def one(fault: Fault, begins_s: float, lasts_s: float) -> None:
-        await asyncio.sleep(begins_s)
+        await asyncio.sleep(max(0.0, begins_s))
         loop.note("fault", which=fault.__name__, lasts=round(lasts_s, 2))
         await fault(world, lasts_s)
 
     chosen = [rng.choice(FAULTS) for _ in range(rng.randint(0, MOST))]
-    await asyncio.gather(*(one(fault, rng.random() * ASKING_S, rng.random() * LASTS_S) for fault in chosen))
+    begins_s = [rng.choice(world.begins_s) + rng.uniform(-1, NEAR_S) for _ in chosen]
+    await asyncio.gather(*(one(*each, rng.random() * LASTS_S) for each in zip(chosen, begins_s, strict=True)))
     await asyncio.sleep(max(0.0, ASKING_S - loop.now))

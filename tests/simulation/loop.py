@@ -6,7 +6,6 @@ cancelled and no `finally` runs, as with `kill -9`. Code on a thread happens at 
 """
 
 import asyncio
-import contextlib
 import contextvars
 import heapq
 import random
@@ -15,10 +14,24 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 PROCESS: contextvars.ContextVar["Process"] = contextvars.ContextVar("process")
+MOST_FINALLY = 20  # awaits in the `finally` blocks of one task
 LAST_EVENTS = 80  # of the trace, enough to see what led to a violation
 MOST_IN_A_ROW = 8  # callbacks of one process before the seed chooses again
 STEP_S = 1e-6  # a callback takes some time; without it, code that waits for a moment could come to wait for ever
 MOST_STEPS = 400_000  # of a whole run; hundreds of times what a run takes
+
+
+class Threads:
+    """What the simulation does around the work of a process's threads, by the name of the thread."""
+
+    def begin(self, thread: str) -> None:
+        """Before it; may raise in its place."""
+
+    def done(self, thread: str) -> None:
+        """After it; may raise all the same."""
+
+    def known(self, thread: str) -> None:
+        """When the process learns of it."""
 
 
 class Process:
@@ -34,8 +47,7 @@ class Process:
         self.crash_at: int | None = None
         self.stop = asyncio.Event()
         self.at_crash: list[Callable[[], None]] = []
-        self.before_work: Callable[[str], None] = lambda _: None
-        self.after_work: Callable[[str], None] = lambda _: None
+        self.threads = Threads()
         self.context = contextvars.Context()
         self.context.run(PROCESS.set, self)
 
@@ -48,6 +60,7 @@ class Loop(asyncio.BaseEventLoop):
         self.rng, self.now, self.steps = rng, 0.0, 0
         self.outside = Process("outside")
         self.processes = [self.outside]
+        self.gone: list[Process] = []  # kept to the end, so that nothing of a crashed process is ever finalised
         self.trace: deque[str] = deque(maxlen=LAST_EVENTS)
         self.digest = 0
         self.free_at: dict[int, float] = {}
@@ -67,9 +80,8 @@ class Loop(asyncio.BaseEventLoop):
 
     def crash(self, process: Process) -> None:
         """End a process without its doing."""
-        process.alive = False
         process.ready.clear()
-        self.processes.remove(process)
+        self.ended(process)
         self.note("crashed", which=process.name, step=process.steps)
         for tell in process.at_crash:
             self.outside.context.run(tell)
@@ -78,6 +90,7 @@ class Loop(asyncio.BaseEventLoop):
         """A process has come to its own end."""
         process.alive = False
         self.processes.remove(process)
+        self.gone.append(process)
 
     def time(self) -> float:
         return self.now
@@ -85,18 +98,20 @@ class Loop(asyncio.BaseEventLoop):
     def _check_closed(self) -> None:
         """Nothing: what a dead process does when it is let go of, after the end, is of no consequence."""
 
-    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> asyncio.Handle:
+    def call_soon(  # type: ignore[override]  # the same, less precisely typed
+        self, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
         context = context or contextvars.copy_context()
         handle = asyncio.Handle(callback, args, self, context)
         if (process := context[PROCESS]).alive:
             process.ready.append(handle)
         return handle
 
-    call_soon_threadsafe = call_soon
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]  # there are no threads
 
     def create_task(self, coro: Any, **named: Any) -> Any:
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, **named)
-        PROCESS.get().tasks.append(task)  # kept to the end, so that no task of a crashed process is ever finalised
+        PROCESS.get().tasks.append(task)
         return task
 
     def _run_once(self) -> None:
@@ -137,7 +152,7 @@ class Loop(asyncio.BaseEventLoop):
         self.now = max(self.now, min(moments))
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:  # type: ignore[override]
-        """The work of a thread: it happens at one moment, some time after it was asked, some time before it is known."""
+        """The work of a thread: it happens at one moment, after it was asked for, and is known some time later."""
         process, future = PROCESS.get(), self.create_future()
         name = executor._thread_name_prefix
         begin = max(self.free_at.get(id(executor), 0.0), self.now) + self.rng.random() * 0.002
@@ -146,22 +161,23 @@ class Loop(asyncio.BaseEventLoop):
 
         def work() -> None:
             try:
-                process.before_work(name)
+                process.threads.begin(name)
                 result = func(*args)
-                process.after_work(name)
+                process.threads.done(name)
             except Exception as error:  # noqa: BLE001 - it is the caller's
                 self.call_at(end, settle, future.set_exception, error, context=process.context)
             else:
                 self.call_at(end, settle, future.set_result, result, context=process.context)
 
         def settle(how: Callable[[Any], None], what: Any) -> None:
+            process.threads.known(name)
             if not future.done():
                 how(what)
 
         self.call_at(begin, work, context=process.context)
         return future
 
-    async def getaddrinfo(self, host: Any, port: Any, **_: Any) -> Any:  # type: ignore[override]
+    async def getaddrinfo(self, host: Any, port: Any, **_: Any) -> Any:
         return [(0, 0, 0, "", (address, port)) for address in self.services["network"].addresses(str(host))]
 
     async def create_connection(self, factory: Any, host: Any = None, port: Any = None, **_: Any) -> Any:  # type: ignore[override]
@@ -176,10 +192,19 @@ class Loop(asyncio.BaseEventLoop):
     def close(self) -> None:
         """Let go of everything, the crashed included, without a word."""
         super().close()
-        for task in list(asyncio.all_tasks(self)):
+        for task in [task for process in self.processes + self.gone for task in process.tasks if not task.done()]:
             task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is pending because its process is dead
-            with contextlib.suppress(BaseException):
-                task.get_coro().close()  # type: ignore[union-attr]  # a task of ours has one
+            _close(task.get_coro())
+
+
+def _close(work: Any) -> None:
+    """Close a coroutine whose `finally` may wait for something, and wait again."""
+    for _ in range(MOST_FINALLY):
+        try:
+            work.close()
+        except BaseException:  # noqa: BLE001 - it is the end of a process that is dead already
+            continue
+        return
 
 
 def hash_of(before: int, line: str) -> int:

@@ -69,7 +69,9 @@ def _of_records(world: World, books: Books) -> list[str]:
         if (row["outcome"] in BILLED) != (row["cost_pico"] > 0) or books.debits_of(request_id) != [row["cost_pico"]] * (
             row["cost_pico"] > 0
         ):
-            found.append(f"{request_id}: {row['outcome']} costs {row['cost_pico']}, debits {books.debits_of(request_id)}")
+            found.append(
+                f"{request_id}: {row['outcome']} costs {row['cost_pico']}, debits {books.debits_of(request_id)}"
+            )
         if not row["cost_pico"]:
             continue
         number = row["input_tokens"] - tokens_in(0)

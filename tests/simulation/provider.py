@@ -84,7 +84,7 @@ class _Connection(asyncio.Protocol):
     async def _answer(self, body: dict[str, Any]) -> None:
         call = self._provider.begin(body)
         rng = self._loop.rng
-        await asyncio.sleep(rng.random() * (20.0 if call.mood == "begins_late" else PAUSE_S))
+        await asyncio.sleep(rng.random() * (10.0 if call.mood == "begins_late" else PAUSE_S))
         if call.mood == "hangs":
             return
         if call.mood in {"refuses", "overloaded"}:

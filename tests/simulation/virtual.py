@@ -19,7 +19,7 @@ import pytest
 import structlog
 from sqlalchemy import Engine
 
-from services.billing import app as billing_app
+from services.billing import migrations
 from services.billing import openapi as billing_openapi
 from services.edge import app as edge_app
 from services.edge import openapi as edge_openapi
@@ -113,7 +113,8 @@ def machine(engine: Engine) -> Iterator[None]:
         patch.setattr(host, "Asked", _asked)
         patch.setattr(host, "build_session", partial(_session, ADDRESS, to_provider))
         patch.setattr(edge_app, "build_session", partial(_session, "billing", aiohttp.ClientTimeout(total=TIMEOUT_S)))
-        patch.setattr(billing_app, "connect", lambda _: engine)
+        patch.setattr("services.billing.app.connect", lambda _: engine)
+        patch.setattr(migrations, "check", lambda _: None)  # it is migrated; slow, and decides nothing
         for openapi in (billing_openapi, edge_openapi):  # the same at every start, and slow to make
             patch.setattr(openapi, "document", cache(openapi.document))
         yield

@@ -5,13 +5,10 @@ After the faults everything heals, and time passes until nothing is under way an
 
 import asyncio
 import random
-import shutil
 import sqlite3
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 from pydantic import SecretStr
@@ -30,6 +27,7 @@ from shared.http import listening
 from shared.spool import Spool
 from tests.simulation.broker import Broker
 from tests.simulation.client import Seen, ask
+from tests.simulation.disks import Conditions, Database, Disk
 from tests.simulation.loop import Loop, Process
 from tests.simulation.network import Network
 from tests.simulation.provider import ADDRESS, Provider
@@ -44,20 +42,12 @@ SETTINGS = BillingSettings(
     admin_token=SecretStr(TOKEN),
     auditor_token=SecretStr(TOKEN),
 )
-ASKING_S = 20.0  # requests and faults begin within this time
+ASKING_S = 8.0  # requests and faults begin within this time
+CRASHES = 0.4  # of the processes crash at one of their first callbacks …
+STEPS = 400  # … of which a process runs about so many
 RESTART_S = 5.0  # a dead process is back within this time
 REST_S = 900.0  # to come to rest in: longer than any deadline, heartbeat and back-off together
 SPOOLS_BYTES = (2_000, 1_000_000, 1_000_000)  # the first is full after two events
-
-
-@dataclass
-class Conditions:
-    """What is wrong for now, and what has gone wrong at any time."""
-
-    disk_full: bool = False
-    database_away: bool = False
-    crashes: bool = True
-    had: set[str] = field(default_factory=set)
 
 
 class World:
@@ -76,9 +66,9 @@ class World:
         self.spools: dict[str, Spool] = {}
         self.opened: list[Spool] = []
         self.clients: list[Seen] = []
+        self.begins_s = [0.3 + rng.random() * ASKING_S for _ in range(rng.randint(1, 5))]
         self._spool_bytes = rng.choice(SPOOLS_BYTES)
         self.spool_is_large = self._spool_bytes > min(SPOOLS_BYTES)
-        self._incarnations = 0
 
     def run(self, faults: Callable[["World"], Awaitable[None]]) -> None:
         """Raises TimeoutError where it does not come to rest."""
@@ -91,7 +81,8 @@ class World:
         for connector in self.loop.services["connectors"]:
             connector._closed = True
         for spool in self.opened:
-            spool._database.close()
+            if database := getattr(spool, "_database", None):  # its process may have crashed before it was open
+                database.close()
 
     async def _run(self, faults: Callable[["World"], Awaitable[None]]) -> None:
         rng = self.rng
@@ -101,19 +92,19 @@ class World:
             for name in self.network.names[kind]:
                 self.start(name)
         self.network.names["worker-anthropic"] = self.network.names["worker"]
-        asking = [self.loop.create_task(self._client(number)) for number in range(rng.randint(2, 6))]
+        asking = [self.loop.create_task(self._client(number)) for number in range(len(self.begins_s))]
         await faults(self)
         self.heal()
         await asyncio.gather(*asking)
         async with asyncio.timeout(REST_S):
-            while not self._at_rest():
+            while not self._at_rest():  # noqa: ASYNC110 - looking costs nothing here
                 await asyncio.sleep(0.5)
 
     async def _client(self, number: int) -> None:
         rng = self.rng
-        seen = Seen(number, stream=rng.random() < 0.5, patience_s=rng.choice((2.0, 60.0, 60.0, 60.0)))
+        seen = Seen(number, stream=rng.random() < 0.5, patience_s=rng.choice((1.5, 20.0, 20.0, 20.0)))
         self.clients.append(seen)
-        await asyncio.sleep(0.3 + rng.random() * ASKING_S)
+        await asyncio.sleep(self.begins_s[number])
         await ask(self.loop, seen, rng.choice(self.network.names["edge"]), KEY)
 
     def _at_rest(self) -> bool:
@@ -125,23 +116,28 @@ class World:
     def start(self, name: str) -> None:
         """Start a process; it starts anew whenever it has ended."""
         process = Process(name)
-        process.crash_at = self.rng.randint(1, 1500) if self.conditions.crashes and self.rng.random() < 0.3 else None
-        process.before_work, process.after_work = self._before_work, self._after_work
+        process.crash_at = self._crash_step()
         process.at_crash.append(partial(self._crashed, process))
         self.running[name] = process
         main = {"edge": self._edge, "worker": self._worker, "billing": self._billing}[name.partition("-")[0]]
         self.loop.spawn(process, self._life(process, main))
 
+    def _crash_step(self) -> int | None:
+        """Before which of its callbacks a process will crash, if any."""
+        crashes = self.conditions.crashes and self.rng.random() < CRASHES
+        return self.rng.randint(1, STEPS) if crashes else None
+
     async def _life(self, process: Process, main: Callable[[Process], Awaitable[None]]) -> None:
-        await main(process)
+        try:
+            await main(process)
+        except (OperationalError, sqlite3.Error) as error:  # no database, no disk: it ends, and is started again
+            self.loop.note("failed", error=type(error).__name__)
         self.loop.ended(process)
         self._again(process)
 
     def _crashed(self, process: Process) -> None:
         self.conditions.had.add("crash")
         self.network.crashed(process)
-        if (spool := self.spools.get(process.name)) is not None:
-            self._save_disk(process, spool)
         self._again(process)
 
     def _again(self, process: Process) -> None:
@@ -170,11 +166,10 @@ class World:
         await self._serve(process, app)
 
     async def _billing(self, process: Process) -> None:
+        process.threads = Database(self.conditions, process, self.rng)
         bus = RabbitBus("amqp://broker/", shards=1, name=process.name)
         try:
             await self._serve(process, build_billing(SETTINGS, bus))
-        except OperationalError:
-            self.loop.note("exited", which=process.name)
         finally:
             await bus.close()
 
@@ -184,32 +179,9 @@ class World:
             await process.stop.wait()
 
     def _spool(self, process: Process) -> Spool:
-        folder = self.folder / process.name / "now"
-        folder.mkdir(parents=True, exist_ok=True)
-        spool = self.spools[process.name] = Spool(folder, self._spool_bytes)
+        disk = Disk(self.conditions, process, self.rng, self.folder / process.name)
+        process.threads = disk
+        process.at_crash.append(disk.crashed)
+        spool = self.spools[process.name] = Spool(disk.folder, self._spool_bytes)
+        self.opened.append(spool)
         return spool
-
-    def _save_disk(self, process: Process, spool: Spool) -> None:
-        """Keep what a crashed process had written, for the next one: its own files stay open in the dead one's hands."""
-        self._incarnations += 1
-        left = spool._path.parent.rename(self.folder / process.name / f"left-{self._incarnations}")
-        now = self.folder / process.name / "now"
-        now.mkdir()
-        for file in sorted(left.iterdir()):
-            if not file.name.endswith("-shm"):
-                shutil.copy(file, now)
-        self._tear(process, now / "spool.db-wal")
-
-    def _tear(self, process: Process, log: Path) -> None:
-        """Take off some of what was being written when it crashed."""
-
-    def _before_work(self, thread: str) -> None:
-        if self.conditions.disk_full and thread == "spool":
-            raise sqlite3.OperationalError("database or disk is full")
-        if self.conditions.database_away and thread.startswith("ledger"):
-            raise OperationalError("the database is away", None, ConnectionError())
-
-    def _after_work(self, thread: str) -> None:
-        """A commit whose outcome the writer never learns."""
-        if thread == "ledger-writer" and self.conditions.crashes and self.rng.random() < 0.02:
-            raise OperationalError("the connection was lost during the commit", None, ConnectionError())

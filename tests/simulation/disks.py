@@ -1,0 +1,91 @@
+"""Disks and the database: what fails there, and what a crash leaves of what was being written.
+
+A spool is a real SQLite file. Its dead owner's hands stay on the old one; the next process gets a copy, whose log may
+be torn anywhere in what no one had been told was written.
+"""
+
+import random
+import shutil
+import sqlite3
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+
+from sqlalchemy.exc import OperationalError
+
+from tests.simulation.loop import Process, Threads
+
+UNKNOWN = 0.05  # of the ledger's commits succeed, while its writer learns that the connection was lost
+CRASHES_WHILE_WRITING = 0.03
+
+
+@dataclass
+class Conditions:
+    """What is wrong for now, and what has gone wrong at any time."""
+
+    disk_full: bool = False
+    database_away: bool = False
+    crashes: bool = True
+    had: set[str] = field(default_factory=set)
+
+
+class Disk(Threads):
+    """The disk of one process, which outlives it."""
+
+    def __init__(self, conditions: Conditions, process: Process, rng: random.Random, home: Path) -> None:
+        self.folder = home / "now"
+        self._conditions, self._process, self._rng, self._home = conditions, process, rng, home
+        self._written: tuple[int, int] | None = None  # sizes of the log before and after what is not yet known
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def begin(self, thread: str) -> None:
+        if self._conditions.disk_full:
+            raise sqlite3.OperationalError("database or disk is full")
+        self._written = self._log_bytes(), 0
+
+    def done(self, thread: str) -> None:
+        assert self._written is not None
+        self._written = self._written[0], self._log_bytes()
+        _crash_soon(self._conditions, self._process, self._rng)
+
+    def known(self, thread: str) -> None:
+        self._written = None
+
+    def crashed(self) -> None:
+        """Hand over what is on the disk."""
+        left = self.folder.rename(next(one for n in count() if not (one := self._home / f"left-{n}").exists()))
+        self.folder.mkdir()
+        for file in sorted(left.iterdir()):
+            if not file.name.endswith("-shm"):  # shared memory, not on the disk
+                shutil.copy(file, self.folder)
+        if self._written is not None and self._written[0] < self._written[1]:
+            with (self.folder / "spool.db-wal").open("r+b") as log:
+                log.truncate(self._rng.randint(*self._written))
+
+    def _log_bytes(self) -> int:
+        log = self.folder / "spool.db-wal"
+        return log.stat().st_size if log.exists() else 0
+
+
+class Database(Threads):
+    """Billing's connection to the ledger."""
+
+    def __init__(self, conditions: Conditions, process: Process, rng: random.Random) -> None:
+        self._conditions, self._process, self._rng = conditions, process, rng
+
+    def begin(self, thread: str) -> None:
+        if self._conditions.database_away:
+            raise OperationalError("the database is away", None, ConnectionError())
+
+    def done(self, thread: str) -> None:
+        if thread != "ledger-writer" or not self._conditions.crashes:
+            return
+        _crash_soon(self._conditions, self._process, self._rng)
+        if self._rng.random() < UNKNOWN:
+            raise OperationalError("the connection was lost during the commit", None, ConnectionError())
+
+
+def _crash_soon(conditions: Conditions, process: Process, rng: random.Random) -> None:
+    """Perhaps crash at one of the next awaits: what is durable is not yet known, or known and not yet told."""
+    if conditions.crashes and rng.random() < CRASHES_WHILE_WRITING:
+        process.crash_at = process.steps + rng.randint(1, 5)
