@@ -63,6 +63,10 @@ def own_broker() -> Iterator[tuple[Server, str]]:
         yield server, url
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, help="run the simulation of this seed alone (tests/simulation)")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SERVERS_USED] = []
     for mark, meaning in APART.items():

@@ -82,7 +82,7 @@ class Broker:
 
     def arrived(self, channel: "Channel", body: bytes, key: str, confirmed: "asyncio.Future[Any]") -> None:
         """A publish has reached the broker."""
-        if not channel.link.heard or not self.up:
+        if not (channel.link.heard and self.up):
             return
         if self.blocked:
             self._held.append(lambda: self.arrived(channel, body, key, confirmed))
@@ -172,7 +172,7 @@ class Link:
         """The connection is lost; each side learns it in its own time."""
         rng, learns_s = self.loop.rng, LEARNS_S if silently else LATENCY_S
         self.loop.call_later(rng.random() * learns_s, self.end, context=self.process.context)
-        self.heard = False
+        self.heard &= not silently  # what is under way when a process dies may still arrive
         self.loop.call_later(rng.random() * learns_s, self._unheard, context=self.loop.outside.context)
 
     def end(self) -> None:
@@ -301,7 +301,7 @@ class Channel:
         self.link.later(arrive, context=self.link.process.context)
 
     def _acknowledged(self, last: Stored) -> None:
-        if self.link.heard and last in self.unacked:
+        if self.link.heard and self.link.broker.up and last in self.unacked:
             del self.unacked[: 1 + self.unacked.index(last)]
             if self.consumed is not None:
                 self.link.broker.deliver(self.consumed)

@@ -16,7 +16,8 @@ from sqlalchemy.exc import OperationalError
 from tests.simulation.loop import Process, Threads
 
 UNKNOWN = 0.05  # of the ledger's commits succeed, while its writer learns that the connection was lost
-CRASHES_WHILE_WRITING = 0.03
+SOON = 5  # callbacks
+CRASHES_WHILE_WRITING = 0.08  # of what is written: the moments on which everything depends
 
 
 @dataclass
@@ -42,11 +43,11 @@ class Disk(Threads):
         if self._conditions.disk_full:
             raise sqlite3.OperationalError("database or disk is full")
         self._written = self._log_bytes(), 0
+        _crash_soon(self._conditions, self._process, self._rng)
 
     def done(self, thread: str) -> None:
         assert self._written is not None
         self._written = self._written[0], self._log_bytes()
-        _crash_soon(self._conditions, self._process, self._rng)
 
     def known(self, thread: str) -> None:
         self._written = None
@@ -76,16 +77,14 @@ class Database(Threads):
     def begin(self, thread: str) -> None:
         if self._conditions.database_away:
             raise OperationalError("the database is away", None, ConnectionError())
+        _crash_soon(self._conditions, self._process, self._rng)
 
     def done(self, thread: str) -> None:
-        if thread != "ledger-writer" or not self._conditions.crashes:
-            return
-        _crash_soon(self._conditions, self._process, self._rng)
-        if self._rng.random() < UNKNOWN:
+        if thread == "ledger-writer" and self._conditions.crashes and self._rng.random() < UNKNOWN:
             raise OperationalError("the connection was lost during the commit", None, ConnectionError())
 
 
 def _crash_soon(conditions: Conditions, process: Process, rng: random.Random) -> None:
-    """Perhaps crash at one of the next awaits: what is durable is not yet known, or known and not yet told."""
+    """Perhaps crash at one of the next callbacks: before it is written, before that is known, before it is told."""
     if conditions.crashes and rng.random() < CRASHES_WHILE_WRITING:
-        process.crash_at = process.steps + rng.randint(1, 5)
+        process.crash_at = process.steps + rng.randint(1, SOON)

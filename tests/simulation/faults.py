@@ -1,7 +1,7 @@
 """What goes wrong: some faults a run, each at its moment and for its time, all by the seed."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from tests.simulation.world import ASKING_S, World
 
@@ -48,6 +48,11 @@ async def process_dies(world: World, lasts_s: float) -> None:
         world.loop.crash(world.running[world.rng.choice(sorted(world.running))])
 
 
+async def billing_dies(world: World, lasts_s: float) -> None:
+    for name in sorted(world.running.keys() & set(world.network.names["billing"])):
+        world.loop.crash(world.running[name])
+
+
 async def process_is_stopped(world: World, lasts_s: float) -> None:
     """As by SIGSTOP; then SIGCONT."""
     if world.running:
@@ -84,13 +89,13 @@ async def database_goes_away(world: World, lasts_s: float) -> None:
 
 
 FAULTS: tuple[Fault, ...] = (
-    broker_dies, broker_blocks, broker_refuses, broker_is_cut_off, connection_breaks, process_dies, process_is_stopped,
+    broker_dies, broker_blocks, broker_refuses, broker_is_cut_off, connection_breaks, process_dies, billing_dies, process_is_stopped,
     process_is_told_to_end, clock_jumps, disk_fills, database_goes_away,
 )  # fmt: skip
 
 
-async def some(world: World) -> None:
-    """The faults of a run."""
+async def some(world: World, kinds: Sequence[Fault] = FAULTS) -> None:
+    """The faults of a run, of these kinds."""
     rng, loop = world.rng, world.loop
 
     async def one(fault: Fault, begins_s: float, lasts_s: float) -> None:
@@ -98,7 +103,7 @@ async def some(world: World) -> None:
         loop.note("fault", which=fault.__name__, lasts=round(lasts_s, 2))
         await fault(world, lasts_s)
 
-    chosen = [rng.choice(FAULTS) for _ in range(rng.randint(0, MOST))]
+    chosen = [rng.choice(kinds) for _ in range(rng.randint(0, MOST))]
     begins_s = [rng.choice(world.begins_s) + rng.uniform(-1, NEAR_S) for _ in chosen]
     await asyncio.gather(*(one(*each, rng.random() * LASTS_S) for each in zip(chosen, begins_s, strict=True)))
     await asyncio.sleep(max(0.0, ASKING_S - loop.now))

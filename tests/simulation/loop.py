@@ -162,6 +162,8 @@ class Loop(asyncio.BaseEventLoop):
         def work() -> None:
             try:
                 process.threads.begin(name)
+                if process.crash_at == process.steps + 1:
+                    return self.crash(process)  # before the thread has come to it
                 result = func(*args)
                 process.threads.done(name)
             except Exception as error:  # noqa: BLE001 - it is the caller's

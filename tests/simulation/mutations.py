@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +17,7 @@ from shared.bus import rabbit
 from shared.errors import BillingUnavailable
 from shared.events import Encoded
 from shared.spool import Outbox, Spool
+from tests.simulation import faults
 
 Patch = pytest.MonkeyPatch
 
@@ -104,17 +106,21 @@ def bill_what_broke_off(patch: Patch) -> None:
     patch.setattr(Exchange, "settle", generous)
 
 
-def forget_what_was_booked(patch: Patch) -> None:
-    """The writer knows no record: a redelivered one is booked again, as far as the database lets it."""
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """A broken rule, and the faults under which it shows soon."""
+
+    breaks: Callable[[Patch], None]
+    under: tuple[faults.Fault, ...]
 
 
-MUTATIONS: tuple[Callable[[Patch], None], ...] = (
-    acknowledge_before_commit,
-    remove_from_the_spool_before_the_confirmation,
-    end_the_answer_before_the_usage_is_durable,
-    ask_the_next_worker_after_the_request_was_sent,
-    serve_though_the_spool_is_full,
-    return_from_the_spool_before_the_disk_has_it,
-    take_any_answer_of_the_broker_for_a_confirmation,
-    bill_what_broke_off,
+MUTATIONS = (
+    Mutation(acknowledge_before_commit, (faults.database_goes_away, faults.billing_dies)),
+    Mutation(remove_from_the_spool_before_the_confirmation, (faults.broker_refuses, faults.broker_dies)),
+    Mutation(end_the_answer_before_the_usage_is_durable, (faults.broker_dies, faults.disk_fills)),
+    Mutation(ask_the_next_worker_after_the_request_was_sent, (faults.connection_breaks,)),
+    Mutation(serve_though_the_spool_is_full, (faults.broker_dies, faults.disk_fills)),
+    Mutation(return_from_the_spool_before_the_disk_has_it, (faults.broker_dies, faults.disk_fills)),
+    Mutation(take_any_answer_of_the_broker_for_a_confirmation, (faults.broker_refuses,)),
+    Mutation(bill_what_broke_off, (faults.clock_jumps,)),
 )

@@ -27,7 +27,7 @@ from shared.http import listening
 from shared.spool import Spool
 from tests.simulation.broker import Broker
 from tests.simulation.client import Seen, ask
-from tests.simulation.disks import Conditions, Database, Disk
+from tests.simulation.disks import SOON, Conditions, Database, Disk
 from tests.simulation.loop import Loop, Process
 from tests.simulation.network import Network
 from tests.simulation.provider import ADDRESS, Provider
@@ -152,7 +152,8 @@ class World:
         self.conditions.disk_full = self.conditions.database_away = self.conditions.crashes = False
         self.broker.up, self.broker.refusing, self.broker.blocked = True, False, False
         for process in self.running.values():
-            process.crash_at = None
+            if process.crash_at is not None and process.crash_at > process.steps + SOON:  # else it has begun
+                process.crash_at = None
 
     async def _edge(self, process: Process) -> None:
         urls = dict.fromkeys(CATALOG.providers, "http://worker-anthropic:8080")
