@@ -35,6 +35,7 @@ class Disk(Threads):
 
     def __init__(self, conditions: Conditions, process: Process, rng: random.Random, home: Path) -> None:
         self.folder = home / "now"
+        self._log = self.folder / "spool.db-wal"
         self._conditions, self._process, self._rng, self._home = conditions, process, rng, home
         self._written: tuple[int, int] | None = None  # sizes of the log before and after what is not yet known
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -60,12 +61,14 @@ class Disk(Threads):
             if not file.name.endswith("-shm"):  # shared memory, not on the disk
                 shutil.copy(file, self.folder)
         if self._written is not None and self._written[0] < self._written[1]:
-            with (self.folder / "spool.db-wal").open("r+b") as log:
+            with self._log.open("r+b") as log:
                 log.truncate(self._rng.randint(*self._written))
 
     def _log_bytes(self) -> int:
-        log = self.folder / "spool.db-wal"
-        return log.stat().st_size if log.exists() else 0
+        try:
+            return self._log.stat().st_size
+        except FileNotFoundError:
+            return 0
 
 
 class Database(Threads):

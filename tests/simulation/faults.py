@@ -89,8 +89,8 @@ async def database_goes_away(world: World, lasts_s: float) -> None:
 
 
 FAULTS: tuple[Fault, ...] = (
-    broker_dies, broker_blocks, broker_refuses, broker_is_cut_off, connection_breaks, process_dies, billing_dies, process_is_stopped,
-    process_is_told_to_end, clock_jumps, disk_fills, database_goes_away,
+    broker_dies, broker_blocks, broker_refuses, broker_is_cut_off, connection_breaks, process_dies, billing_dies,
+    process_is_stopped, process_is_told_to_end, clock_jumps, disk_fills, database_goes_away,
 )  # fmt: skip
 
 
