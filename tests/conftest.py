@@ -63,10 +63,6 @@ def own_broker() -> Iterator[tuple[Server, str]]:
         yield server, url
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seed", type=int, help="run the simulation of this seed alone (tests/simulation)")
-
-
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[SERVERS_USED] = []
     for mark, meaning in APART.items():
@@ -89,3 +85,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if used := config.stash[SERVERS_USED]:
         terminalreporter.write_line(f"servers: {', '.join(used)}")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seed", type=int, help="run the simulation of this seed alone (tests/simulation)")
