@@ -26,7 +26,7 @@ from services.edge import openapi as edge_openapi
 from services.edge.billing import TIMEOUT_S
 from services.workers import host, settle, upstream
 from shared import ids
-from tests.simulation.broker import Link
+from tests.simulation.amqp import Link
 from tests.simulation.loop import PROCESS, Loop
 from tests.simulation.provider import ADDRESS
 
