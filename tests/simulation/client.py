@@ -5,15 +5,14 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from yarl import URL
-
-from services.edge.client import Client, WorkerGone
+from services.edge.client import Client
+from services.edge.reply import WorkerGone
 from services.workers.settle import BYTES_PER_TOKEN
 from shared.sse import Decoder
 from tests.simulation.loop import Loop
 from tests.simulation.provider import MODEL, tokens_in
 
-EDGE = URL("http://edge:8080/v1/chat/completions")
+PATH = "/v1/chat/completions"
 
 
 @dataclass(slots=True)
@@ -67,8 +66,8 @@ async def ask(loop: Loop, seen: Seen, address: str, key: str) -> None:
     client = Client()
     try:
         async with asyncio.timeout(seen.patience_s):
-            connection = await client.connection(address, 8080)
-            async with client.post(connection, EDGE, headers, json.dumps(body).encode()) as reply:
+            connection = await client.connection((address, 8080))
+            async with client.post(connection, PATH, headers, json.dumps(body).encode()) as reply:
                 seen.status, seen.request_id = reply.status, reply.headers["x-request-id"]
                 while piece := await reply.readany():
                     seen.body += piece

@@ -62,7 +62,7 @@ def ask_the_next_worker_after_the_request_was_sent(patch: Patch) -> None:
         try:
             return await relay(*about)
         except Lost as lost:
-            if lost.response is not None:
+            if lost.stream is not None:
                 raise
             return await relay(*about)
 

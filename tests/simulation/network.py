@@ -5,6 +5,7 @@ on its way is then lost.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -27,7 +28,19 @@ class Pipe(asyncio.Transport):
         self._network, self._loop = network, network.loop
         self._closing = self._gone = self._paused = False
         self._held: deque[bytes | None] = deque()
+        self._arrivals: deque[float] = deque()  # of what its process has not come to yet
+        self._reset_at = math.inf
         self._last_arrival = 0.0
+        self._socket = SimpleNamespace(family=None, fileno=lambda: self, setsockopt=lambda *_: None)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._socket if name == "socket" else default
+
+    @property
+    def readable(self) -> bool:
+        """Whether something is here already, an end included, that its process may not have come to."""
+        soonest = min([self._reset_at, *self._arrivals])
+        return bool(self._held) or soonest <= self._loop.now
 
     def write(self, data: Any) -> None:
         """Send to the peer."""
@@ -46,10 +59,19 @@ class Pipe(asyncio.Transport):
 
     def _send(self, data: bytes | None) -> None:
         self._last_arrival = max(self._last_arrival + 1e-6, self._loop.now + self._loop.rng.random() * LATENCY_S)
-        self._loop.call_at(self._last_arrival, self.peer.arrive, data, context=self.peer.process.context)
+        self.peer.expect(data, self._last_arrival)
+
+    def expect(self, data: bytes | None, arrival: float) -> None:
+        """The peer has sent it."""
+        self._arrivals.append(arrival)
+        self._loop.call_at(arrival, self.arrive, data, context=self.process.context)
 
     def arrive(self, data: bytes | None) -> None:
         """Take what the peer sent; None is its end."""
+        self._arrivals.popleft()
+        self._take(data)
+
+    def _take(self, data: bytes | None) -> None:
         if self._gone or self._closing:
             return
         if self._paused:
@@ -57,6 +79,9 @@ class Pipe(asyncio.Transport):
         elif data is None:
             self.protocol.eof_received()
             self.close()
+        elif isinstance(self.protocol, asyncio.BufferedProtocol):
+            self.protocol.get_buffer(-1)[: len(data)] = data
+            self.protocol.buffer_updated(len(data))
         else:
             self.protocol.data_received(data)
 
@@ -79,6 +104,7 @@ class Pipe(asyncio.Transport):
     def reset_within(self, delay_s: float) -> None:
         """Learn, some time from now, that the connection is gone; what arrives until then arrives."""
         delay_s *= self._loop.rng.random()
+        self._reset_at = min(self._reset_at, self._loop.now + delay_s)
         self._loop.call_later(delay_s, self.lose, ConnectionResetError("reset"), context=self.process.context)
 
     def lose(self, error: Exception | None) -> None:
@@ -96,7 +122,7 @@ class Pipe(asyncio.Transport):
         """Take what was held."""
         self._paused = False
         while self._held and not self._paused:
-            self.arrive(self._held.popleft())
+            self._take(self._held.popleft())
 
     def is_reading(self) -> bool:
         return not self._paused
@@ -112,6 +138,21 @@ class Pipe(asyncio.Transport):
 
     def get_write_buffer_size(self) -> int:
         return 0
+
+
+class Poll:
+    """`select.poll`, whose descriptors are pipes."""
+
+    def __init__(self) -> None:
+        self._pipes: list[Pipe] = []
+
+    def register(self, pipe: Pipe, _: int) -> None:
+        """Ask about this one, too."""
+        self._pipes.append(pipe)
+
+    def poll(self, _: int) -> list[Pipe]:
+        """Those from which something can be read."""
+        return [pipe for pipe in self._pipes if pipe.readable]
 
 
 class Listener:

@@ -6,6 +6,7 @@ Patched once for many runs. Nothing of the services' own decisions is replaced.
 import asyncio
 import contextlib
 import random
+import select
 import sys
 import time
 from collections.abc import Iterator, MutableMapping
@@ -28,6 +29,7 @@ from services.workers import host, settle, upstream
 from shared import ids
 from tests.simulation.amqp import Link
 from tests.simulation.loop import PROCESS, Loop
+from tests.simulation.network import Poll
 from tests.simulation.provider import ADDRESS
 
 START = datetime(2026, 1, 31, 23, 59, 50, tzinfo=UTC)  # the month, and the UTC day, end during every run
@@ -94,6 +96,7 @@ REPLACED: tuple[tuple[str, Any, Any], ...] = (
     ("datetime", datetime, _Datetime),
     ("new_id", ids.new_id, _new_id),
     ("random", random, _Chance()),
+    ("select", select, SimpleNamespace(POLLIN=select.POLLIN, poll=Poll)),
 )
 
 

@@ -23,6 +23,7 @@ from services.workers.host import build_app as build_worker
 from services.workers.provider import Supplier
 from shared import catalog
 from shared.bus.rabbit import RabbitBus
+from shared.drain import LINGER_S
 from shared.http import listening
 from shared.spool import Spool
 from tests.simulation.broker import Broker
@@ -176,7 +177,7 @@ class World:
 
     async def _serve(self, process: Process, app: web.Application) -> None:
         self.apps[process.name] = app
-        async with listening(app, process.name, 8080):
+        async with listening(app, process.name, 8080, linger_s=LINGER_S):
             await process.stop.wait()
 
     def _spool(self, process: Process) -> Spool:
