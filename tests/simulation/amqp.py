@@ -1,7 +1,9 @@
 """What of aio-pika's surface `shared.bus` uses, in front of the simulated broker."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -97,17 +99,18 @@ class Link:
 
 
 class Channel:
-    """A channel, an exchange and a queue in one: all that the bus asks of them."""
+    """A channel and a queue in one: all that the bus asks of them."""
 
     def __init__(self, link: Link) -> None:
         self.link, self.is_closed = link, False
         self.unacked: list[Stored] = []
-        self.prefetch = 0
+        self.prefetch = math.inf
         self.consumed: Queue | None = None
         self._take: Callable[[Any], Awaitable[None]]
         self._closed = link.loop.create_future()
         self._unconfirmed: dict[asyncio.Future[Any], None] = {}
         self._name = ""
+        self.exclusive: str | None = None
 
     async def closed(self) -> Any:
         return await asyncio.shield(self._closed)
@@ -128,44 +131,44 @@ class Channel:
     async def set_qos(self, prefetch_count: int) -> None:
         self.prefetch = prefetch_count
 
-    async def declare_exchange(self, *_: Any, **__: Any) -> "Channel":
+    async def declare_exchange(self, *_: Any, **__: Any) -> None:
         await self.link.turn()
-        return self
 
-    async def get_exchange(self, *_: Any, **__: Any) -> "Channel":
-        return self
+    async def get_exchange(self, name: str, **_: Any) -> "Exchange":
+        return Exchange(self, name)
 
-    async def declare_queue(self, name: str, *, arguments: Any = None, **_: Any) -> "Channel":
+    async def declare_queue(self, name: str, *, arguments: Any = None, exclusive: bool = False, **_: Any) -> "Channel":
         await self.link.turn()
-        self.link.broker.queues.setdefault(name, Queue((arguments or {}).get("x-delivery-limit", 20)))
-        self._name = name
+        limit = (arguments or {}).get("x-delivery-limit", 20)
+        self.link.broker.queues.setdefault(name, Queue(limit, exclusive=exclusive))
+        self._name, self.exclusive = name, name if exclusive else None
         return self
 
     @property
     def declaration_result(self) -> Any:
         return SimpleNamespace(message_count=len(self.link.broker.queues[self._name].waiting))
 
-    async def bind(self, exchange: Any, key: str) -> None:
+    async def bind(self, exchange: str, key: str = "") -> None:
         await self.link.turn()
-        self.link.broker.routes[key] = self._name
+        self.link.broker.routes.setdefault((exchange, key), {})[self._name] = None
 
     async def get_queue(self, name: str, **_: Any) -> "Channel":
         self._name = name
         return self
 
-    async def consume(self, take: Callable[[Any], Awaitable[None]]) -> None:
+    async def consume(self, take: Callable[[Any], Awaitable[None]], **_: Any) -> None:
         await self.link.turn()
         self._take, self.consumed = take, self.link.broker.queues[self._name]
         self.consumed.channels.append(self)
         self.link.broker.deliver(self.consumed)
 
-    async def publish(self, message: Any, routing_key: str, *, mandatory: bool) -> Any:
+    async def publish(self, exchange: str, message: Any, key: str) -> Any:
         """The broker's confirmation. Raises ConnectionError where the connection is lost before it comes."""
         if self.is_closed:
             raise ChannelInvalidStateError("closed")
         link, confirmed = self.link, self.link.loop.create_future()
         self._unconfirmed[confirmed] = None
-        arrival = (self, message.body, routing_key, confirmed)
+        arrival = (self, message.body, (exchange, key), confirmed)
         link.later(link.broker.arrived, *arrival, context=link.loop.outside.context)
         try:
             return await confirmed
@@ -203,3 +206,15 @@ class Channel:
             del self.unacked[: 1 + self.unacked.index(last)]
             if self.consumed is not None:
                 self.link.broker.deliver(self.consumed)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """An exchange, by a channel to it."""
+
+    channel: Channel
+    name: str
+
+    async def publish(self, message: Any, routing_key: str, *, mandatory: bool) -> Any:
+        """As `Channel.publish`."""
+        return await self.channel.publish(self.name, message, routing_key)

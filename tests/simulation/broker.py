@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pamqp.commands import Basic
 
-from shared.events import PARKED_QUEUE
+from shared.events import PARKED_QUEUE, USAGE_EXCHANGE
 from tests.simulation.loop import Loop
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ class Stored:
 
 
 class Queue:
-    """A durable queue."""
+    """A queue; an exclusive one lives as long as the connection that made it."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: int, *, exclusive: bool) -> None:
+        self.limit, self.exclusive = limit, exclusive
         self.waiting: deque[Stored] = deque()
         self.channels: list[Channel] = []
 
@@ -43,7 +43,7 @@ class Broker:
         self.loop, self.duplicates = loop, duplicates
         self.up, self.refusing, self._blocked = True, False, False
         self.queues: dict[str, Queue] = {}
-        self.routes: dict[str, str] = {}
+        self.routes: dict[tuple[str, str], dict[str, None]] = {}  # by exchange and key; in the order of their making
         self.links: list[Link] = []
         self._held: list[Callable[[], None]] = []
 
@@ -58,7 +58,7 @@ class Broker:
         return len(self.queues[PARKED_QUEUE].waiting)
 
     def _ordinary(self) -> Iterator[Queue]:
-        return (queue for name, queue in self.queues.items() if name != PARKED_QUEUE)
+        return (queue for name, queue in self.queues.items() if name != PARKED_QUEUE and not queue.exclusive)
 
     @property
     def blocked(self) -> bool:
@@ -78,20 +78,22 @@ class Broker:
         for link in list(self.links):
             link.broken()
 
-    def arrived(self, channel: "Channel", body: bytes, key: str, confirmed: "asyncio.Future[Any]") -> None:
+    def arrived(
+        self, channel: "Channel", body: bytes, route: tuple[str, str], confirmed: "asyncio.Future[Any]"
+    ) -> None:
         """A publish has reached the broker."""
         if not (channel.link.heard and self.up):
             return
         if self.blocked:
-            self._held.append(lambda: self.arrived(channel, body, key, confirmed))
-        elif self.refusing:
+            self._held.append(lambda: self.arrived(channel, body, route, confirmed))
+        elif self.refusing and route[0] == USAGE_EXCHANGE:  # its queue is what can refuse
             channel.answer(confirmed, Basic.Nack())
         else:
-            queue = self.queues[self.routes[key]]
             copies = 2 if self.loop.rng.random() < self.duplicates else 1
-            queue.waiting.extend(Stored(body) for _ in range(copies))
             channel.answer(confirmed, Basic.Ack())
-            self.deliver(queue)
+            for name in self.routes.get(route, ()):
+                self.queues[name].waiting.extend(Stored(body) for _ in range(copies))
+                self.deliver(self.queues[name])
 
     def deliver(self, queue: Queue) -> None:
         """Hand the active consumer what it has room for."""
@@ -103,6 +105,10 @@ class Broker:
 
     def forget(self, channel: "Channel") -> None:
         """A consumer is gone: what it had not acknowledged comes again, first."""
+        if channel.exclusive is not None:
+            self.queues.pop(channel.exclusive, None)
+            for bound in self.routes.values():
+                bound.pop(channel.exclusive, None)
         queue = channel.consumed
         if queue is None or channel not in queue.channels:
             return

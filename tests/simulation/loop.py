@@ -68,7 +68,9 @@ class Loop(asyncio.BaseEventLoop):
         PROCESS.set(self.outside)
 
     def note(self, event: str, **facts: Any) -> None:
-        """Add a line to the trace."""
+        """Add a line to the trace. What is let go of after the end adds none."""
+        if self.is_closed():
+            return
         line = f"{self.now:10.4f} {PROCESS.get().name:10} {event} " + " ".join(f"{k}={v}" for k, v in facts.items())
         self.digest = hash_of(self.digest, line)
         self.trace.append(line)
@@ -194,9 +196,13 @@ class Loop(asyncio.BaseEventLoop):
     def close(self) -> None:
         """Let go of everything, the crashed included, without a word."""
         super().close()
-        for task in [task for process in self.processes + self.gone for task in process.tasks if not task.done()]:
-            task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is pending because its process is dead
-            _close(task.get_coro())
+        asyncio._set_running_loop(self)  # for what is still done in `finally` blocks
+        try:
+            for task in [task for process in self.processes + self.gone for task in process.tasks if not task.done()]:
+                task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is pending: its process is dead
+                _close(task.get_coro())
+        finally:
+            asyncio._set_running_loop(None)
 
 
 def _close(work: Any) -> None:

@@ -23,6 +23,7 @@ from sqlalchemy import Engine
 from services.billing import migrations
 from services.billing import openapi as billing_openapi
 from services.edge import app as edge_app
+from services.edge import credit, leases
 from services.edge import openapi as edge_openapi
 from services.edge.billing import TIMEOUT_S
 from services.workers import host, settle, upstream
@@ -72,7 +73,11 @@ class _Chance:
 
 
 def _asked(**members: Any) -> settle.Asked:
-    return settle.Asked(**members, started=_loop().now)  # its default was bound to the real clock
+    return settle.Asked(**members, started=_loop().now)  # its default was bound to the real clock before
+
+
+def _purse(workspace_id: str, used_at: float) -> leases.Purse:
+    return leases.Purse(workspace_id, _new_id(), used_at=used_at)  # as this one's was to real ids
 
 
 def _session(path: str, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientSession:
@@ -114,6 +119,7 @@ def machine(engine: Engine) -> Iterator[None]:
             if module.__name__.startswith("shared.bus.") and hasattr(module, "Connection"):
                 patch.setattr(module, "Connection", Link)
         patch.setattr(host, "Asked", _asked)
+        patch.setattr(credit, "Purse", _purse)
         patch.setattr(host, "build_session", partial(_session, ADDRESS, to_provider))
         patch.setattr(edge_app, "build_session", partial(_session, "billing", aiohttp.ClientTimeout(total=TIMEOUT_S)))
         patch.setattr("services.billing.app.connect", lambda _: engine)
