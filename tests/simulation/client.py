@@ -20,8 +20,11 @@ class Seen:
     """What one client saw of its one request."""
 
     number: int
+    edge: str
     stream: bool
     patience_s: float
+    began_s: float = 0.0
+    ended_s: float = 0.0
     status: int = 0
     request_id: str | None = None
     body: bytes = b""
@@ -56,17 +59,17 @@ class Seen:
         self.usage = usage if done else None
 
 
-async def ask(loop: Loop, seen: Seen, address: str, key: str) -> None:
+async def ask(loop: Loop, seen: Seen, key: str) -> None:
     """Send the request and read the answer."""
     content = f"This is request {seen.number}.".ljust(BYTES_PER_TOKEN * tokens_in(seen.number))
     body = {"model": MODEL, "messages": [{"role": "user", "content": content}], "stream": seen.stream}
     if seen.stream:
         body["stream_options"] = {"include_usage": True}
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", "Connection": "close"}
-    client = Client()
+    client, seen.began_s = Client(), loop.now
     try:
         async with asyncio.timeout(seen.patience_s):
-            connection = await client.connection((address, 8080))
+            connection = await client.connection((seen.edge, 8080))
             async with client.post(connection, PATH, headers, json.dumps(body).encode()) as reply:
                 seen.status, seen.request_id = reply.status, reply.headers["x-request-id"]
                 while piece := await reply.readany():
@@ -76,6 +79,7 @@ async def ask(loop: Loop, seen: Seen, address: str, key: str) -> None:
         seen.left = True
     except (WorkerGone, OSError):
         seen.broken = True
+    seen.ended_s = loop.now
     seen.judge()
     loop.note(
         "client_done", number=seen.number, status=seen.status, whole=seen.whole, left=seen.left, broken=seen.broken,

@@ -20,6 +20,14 @@ SOON = 5  # callbacks
 CRASHES_WHILE_WRITING = 0.08  # of what is written: the moments on which everything depends
 
 
+@dataclass(frozen=True, slots=True)
+class Break:
+    """The death of one process, or the cut of a connection of two."""
+
+    at_s: float
+    names: frozenset[str]
+
+
 @dataclass
 class Conditions:
     """What is wrong for now, and what has gone wrong at any time."""
@@ -27,7 +35,8 @@ class Conditions:
     disk_full: bool = False
     database_away: bool = False
     crashes: bool = True
-    had: set[str] = field(default_factory=set)
+    disk_was_full: bool = False
+    breaks: list[Break] = field(default_factory=list)
 
 
 class Disk(Threads):

@@ -39,8 +39,8 @@ async def connection_breaks(world: World, lasts_s: float) -> None:
         process = world.running[world.rng.choice(sorted(world.running))]
         pipes = [pipe for pipe in world.network.pipes if process in {pipe.process, pipe.peer.process}]
         if pipes:
-            world.network.cut(world.rng.choice(pipes))
-            world.conditions.had.add("cut")
+            world.network.cut(pipe := world.rng.choice(pipes))
+            world.broke(pipe.process.name, pipe.peer.process.name)
 
 
 async def process_dies(world: World, lasts_s: float) -> None:
@@ -58,7 +58,6 @@ async def process_is_stopped(world: World, lasts_s: float) -> None:
     if world.running:
         process = world.running[world.rng.choice(sorted(world.running))]
         process.stalled_until = world.loop.now + lasts_s
-        world.conditions.had.add("stall")
 
 
 async def process_is_told_to_end(world: World, lasts_s: float) -> None:
@@ -66,7 +65,6 @@ async def process_is_told_to_end(world: World, lasts_s: float) -> None:
     if world.running:
         process = world.running[world.rng.choice(sorted(world.running))]
         process.context.run(process.stop.set)
-        world.conditions.had.add("end")
 
 
 async def clock_jumps(world: World, lasts_s: float) -> None:
@@ -76,8 +74,7 @@ async def clock_jumps(world: World, lasts_s: float) -> None:
 
 
 async def disk_fills(world: World, lasts_s: float) -> None:
-    world.conditions.disk_full = True
-    world.conditions.had.add("full")
+    world.conditions.disk_full = world.conditions.disk_was_full = True
     await asyncio.sleep(lasts_s)
     world.conditions.disk_full = False
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from shared.money import PICO_PER_USD
 from tests.simulation.client import Seen
+from tests.simulation.network import LEARNS_S
 from tests.simulation.provider import tokens_in
 from tests.simulation.world import World
 
@@ -80,21 +81,37 @@ def _of_records(world: World, books: Books) -> list[str]:
         if seen is None or not _may_cost(world, row, seen):
             found.append(f"{request_id}: {row['outcome']} costs {row['cost_pico']}, but the client saw {_sight(seen)}")
     found += [f"request {number} is billed {times} times" for number, times in billed.items() if times > 1]
-    called = {call.number for call in world.provider.calls}
-    if not world.conditions.had & {"crash", "full"} and world.spool_is_large:
-        recorded = {str(name) for name in books.records}
-        missing = [n for n in sorted(called) if clients[n].request_id and clients[n].request_id not in recorded]
-        found += [f"request {number} reached the provider and has no record" for number in missing]
+    if not world.conditions.disk_was_full and world.spool_is_large:
+        called = [clients[number] for number in sorted({call.number for call in world.provider.calls})]
+        missing = [one for one in called if one.request_id and one.request_id not in books.records]
+        found += [f"request {one.number} was served and has no record" for one in missing if not _died(world, one)]
     return found
 
 
 def _may_cost(world: World, row: Any, seen: Seen) -> bool:
-    """A billed answer was read whole, or its client left it, or what stood between them broke after it was durable."""
-    between = bool(world.conditions.had & {"crash", "cut", "stall", "end"})
+    """A billed answer was read whole, or its client left it, or what stood between them broke: then its worker took
+    that for the client's leaving, or had made the usage durable already.
+    """
+    between = _broken(world, seen)
     if row["outcome"] == "completed":
         whole = any(call.ended and call.output == row["output_tokens"] for call in world.provider.served(seen.number))
         return whole and (seen.whole or seen.left or between)
     return seen.left or between
+
+
+def _broken(world: World, seen: Seen) -> bool:
+    """Whether the client's edge or worker died, or one of their connections was cut, while the request was under way."""
+    workers = {call.worker for call in world.provider.served(seen.number)}
+    pairs = [{seen.edge, other} for other in (*workers, world.loop.outside.name)]
+    ours = [{seen.edge}, *({name} for name in workers), *pairs]
+    under_way = [one for one in world.conditions.breaks if seen.began_s - LEARNS_S <= one.at_s <= seen.ended_s]
+    return any(one.names in ours for one in under_way)
+
+
+def _died(world: World, seen: Seen) -> bool:
+    """Whether a worker of this request died after it had begun, and with it what it had not made durable."""
+    workers = [{call.worker} for call in world.provider.served(seen.number)]
+    return any(one.names in workers and one.at_s > seen.began_s for one in world.conditions.breaks)
 
 
 def _sight(seen: Seen | None) -> str:

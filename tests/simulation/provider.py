@@ -27,12 +27,13 @@ def tokens_in(number: int) -> int:
 
 @dataclass(slots=True)
 class Served:
-    """One call: what it counts, and whether all of its answer left."""
+    """One call: what it counts, which worker made it, and whether all of its answer left."""
 
     number: int
     input: int
     output: int
     mood: str
+    worker: str
     ended: bool = False
 
 
@@ -49,12 +50,12 @@ class Provider:
         """The calls made for the client's request of this number."""
         return [call for call in self.calls if call.number == number]
 
-    def begin(self, body: dict[str, Any]) -> Served:
+    def begin(self, body: dict[str, Any], worker: str) -> Served:
         found = re.search(r"request (\d+)", json.dumps(body["messages"]))
         assert found is not None
         number, rng = int(found[1]), self.loop.rng
         mood = rng.choices(list(MOODS), list(MOODS.values()))[0]
-        call = Served(number, tokens_in(number), 10 + len(self.calls), mood)
+        call = Served(number, tokens_in(number), 10 + len(self.calls), mood, worker)
         self.calls.append(call)
         self.loop.note("provider_called", number=number, mood=mood)
         return call
@@ -82,7 +83,7 @@ class _Connection(asyncio.Protocol):
             self._loop.create_task(self._answer(body))
 
     async def _answer(self, body: dict[str, Any]) -> None:
-        call = self._provider.begin(body)
+        call = self._provider.begin(body, self._transport.peer.process.name)
         rng = self._loop.rng
         await asyncio.sleep(rng.random() * (10.0 if call.mood == "begins_late" else PAUSE_S))
         if call.mood == "hangs":

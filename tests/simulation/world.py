@@ -28,7 +28,7 @@ from shared.http import listening
 from shared.spool import Spool
 from tests.simulation.broker import Broker
 from tests.simulation.client import Seen, ask
-from tests.simulation.disks import SOON, Conditions, Database, Disk
+from tests.simulation.disks import SOON, Break, Conditions, Database, Disk
 from tests.simulation.loop import Loop, Process
 from tests.simulation.network import Network
 from tests.simulation.provider import ADDRESS, Provider
@@ -103,10 +103,11 @@ class World:
 
     async def _client(self, number: int) -> None:
         rng = self.rng
-        seen = Seen(number, stream=rng.random() < 0.5, patience_s=rng.choice((1.5, 20.0, 20.0, 20.0)))
+        stream, patience_s = rng.random() < 0.5, rng.choice((1.5, 20.0, 20.0, 20.0))
+        seen = Seen(number, rng.choice(self.network.names["edge"]), stream, patience_s)
         self.clients.append(seen)
         await asyncio.sleep(self.begins_s[number])
-        await ask(self.loop, seen, rng.choice(self.network.names["edge"]), KEY)
+        await ask(self.loop, seen, KEY)
 
     def _at_rest(self) -> bool:
         busy = any(app[HOST].running for app in self.apps.values() if HOST in app)
@@ -137,7 +138,7 @@ class World:
         self._again(process)
 
     def _crashed(self, process: Process) -> None:
-        self.conditions.had.add("crash")
+        self.broke(process.name)
         self.network.crashed(process)
         self._again(process)
 
@@ -147,6 +148,10 @@ class World:
         del self.running[process.name]
         delay_s = 0.1 + self.rng.random() * RESTART_S
         self.loop.call_later(delay_s, self.start, process.name, context=self.loop.outside.context)
+
+    def broke(self, *names: str) -> None:
+        """A process, or a connection of two, has broken just now."""
+        self.conditions.breaks.append(Break(self.loop.now, frozenset(names)))
 
     def heal(self) -> None:
         """End all that is wrong."""
