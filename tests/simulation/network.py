@@ -80,7 +80,7 @@ class Pipe(asyncio.Transport):
             self.protocol.eof_received()
             self.close()
         elif isinstance(self.protocol, asyncio.BufferedProtocol):
-            self.protocol.get_buffer(-1)[: len(data)] = data
+            memoryview(self.protocol.get_buffer(-1))[: len(data)] = data
             self.protocol.buffer_updated(len(data))
         else:
             self.protocol.data_received(data)

@@ -100,7 +100,7 @@ def _may_cost(world: World, row: Any, seen: Seen) -> bool:
 
 
 def _broken(world: World, seen: Seen) -> bool:
-    """Whether the client's edge or worker died, or one of their connections was cut, while the request was under way."""
+    """Whether a request's edge or worker died, or one of its connections was cut, while it was under way."""
     workers = {call.worker for call in world.provider.served(seen.number)}
     pairs = [{seen.edge, other} for other in (*workers, world.loop.outside.name)]
     ours = [{seen.edge}, *({name} for name in workers), *pairs]
