@@ -208,7 +208,10 @@ class InternalError(ApiError):
 
 
 class WorkerLost(InternalError):
-    """stream interrupted: the request was lost inside the gateway and is not billed"""
+    """stream interrupted: the request was lost inside the gateway and is normally not billed; its receipt tells"""
+
+    # A worker that died after its usage was durable, or that took a broken connection for the client's leaving, has
+    # left a record that stands.
 
 
 class BillingUnavailable(InternalError):
