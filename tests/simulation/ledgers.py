@@ -9,11 +9,14 @@ from sqlalchemy import Engine
 
 from services.billing import migrations
 from services.billing.accounts import Accounts
-from services.billing.bootstrap import bootstrap
+from services.billing.bootstrap import CREDIT_USD, bootstrap
 from services.billing.database import connect
-from services.billing.ledger import Ledger
+from services.billing.ledger import Credit, Ledger
+from shared.money import pico_usd
 from tests.simulation.oracle import Books
 from tests.simulation.world import KEY
+
+POOR_PICO = 6 * 10**8  # a request costs a little less
 
 
 class Database:
@@ -22,21 +25,27 @@ class Database:
     def __init__(self, folder: Path) -> None:
         self.engine: Engine = connect(f"sqlite:///{folder}/ledger.db")
         migrations.upgrade(self.engine)
-        bootstrap(Accounts(self.engine), Ledger(self.engine), KEY)
+        ledger = Ledger(self.engine)
+        bootstrap(Accounts(self.engine), ledger, KEY)
         self._file = sqlite3.connect(folder / "ledger.db")
-        self._first = sqlite3.connect(":memory:")
-        self._file.backup(self._first)
+        self._rich, self._poor = sqlite3.connect(":memory:"), sqlite3.connect(":memory:")
+        self._file.backup(self._rich)
+        ledger.credit(
+            Credit("demo", POOR_PICO - pico_usd(CREDIT_USD), "poor", "simulation", contra="adjustment", reason="poor")
+        )
+        self._file.backup(self._poor)
 
-    def reset(self) -> None:
-        """Forget every run."""
-        self._first.backup(self._file)
+    def reset(self, *, poor: bool) -> None:
+        """Forget every run. A poor workspace has credit for about one request."""
+        (self._poor if poor else self._rich).backup(self._file)
 
     def read(self) -> Books:
         """The books as they stand."""
         return Books(self._file)
 
     def close(self) -> None:
-        self._first.close()
+        self._rich.close()
+        self._poor.close()
         self._file.close()
         self.engine.dispose()
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from services.edge import handlers
+from services.edge.leases import Purse
 from services.edge.relay import Lost, relay
 from services.workers.exchange import Exchange
 from services.workers.settle import usage_recorded
@@ -106,6 +107,11 @@ def bill_what_broke_off(patch: Patch) -> None:
     patch.setattr(Exchange, "settle", generous)
 
 
+def admit_what_nothing_covers(patch: Patch) -> None:
+    """A request takes its hold whatever is left of the lease."""
+    patch.setattr(Purse, "take", Purse._hold)
+
+
 @dataclass(frozen=True, slots=True)
 class Mutation:
     """A broken rule, and the faults under which it shows soon."""
@@ -123,4 +129,5 @@ MUTATIONS = (
     Mutation(return_from_the_spool_before_the_disk_has_it, (faults.broker_dies, faults.disk_fills)),
     Mutation(take_any_answer_of_the_broker_for_a_confirmation, (faults.broker_refuses,)),
     Mutation(bill_what_broke_off, (faults.clock_jumps,)),
+    Mutation(admit_what_nothing_covers, (faults.clock_jumps,)),
 )

@@ -36,6 +36,7 @@ def violations(world: World, books: Books) -> list[str]:
         *(f"request {seen.number}: {what}" for seen in world.clients for what in _of_client(world, books, seen)),
         *_of_records(world, books),
         *_of_sums(books),
+        *_of_credit(world, books),
     ]
     if world.broker.parked:
         found.append(f"{world.broker.parked} messages are parked")
@@ -122,3 +123,9 @@ def _of_sums(books: Books) -> list[str]:
     """Invariant 5: the balance is the credit less all debits."""
     owed = books.credit - sum(amount for _, amount in books.debits)
     return [] if books.balance == owed else [f"the balance is {books.balance}, and should be {owed}"]
+
+
+def _of_credit(world: World, books: Books) -> list[str]:
+    """Credit's bound: each edge that lived may let one request in for the last of what it was lent."""
+    bound = -world.edges * max((amount for _, amount in books.debits), default=0)
+    return [f"the balance is {books.balance}, below {bound}"] if books.balance < bound else []

@@ -41,9 +41,9 @@ class Simulation:
 
     def run(self, seed: int, kinds: Sequence[faults.Fault] = faults.FAULTS) -> Outcome:
         """A run, and its judgement."""
-        self._ledger.reset()
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             world = World(seed, Path(folder))
+            self._ledger.reset(poor=world.poor)
             try:
                 world.run(partial(faults.some, kinds=kinds))
                 found = violations(world, self._ledger.read())

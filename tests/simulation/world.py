@@ -48,6 +48,7 @@ CRASHES = 0.4  # of the processes crash at one of their first callbacks …
 STEPS = 400  # … of which a process runs about so many
 RESTART_S = 5.0  # a dead process is back within this time
 REST_S = 900.0  # to come to rest in: longer than any deadline, heartbeat and back-off together
+POOR = 0.3  # of the runs: with credit for about one request
 SPOOLS_BYTES = (2_000, 1_000_000, 1_000_000)  # the first is full after two events
 
 
@@ -68,6 +69,8 @@ class World:
         self.opened: list[Spool] = []
         self.clients: list[Seen] = []
         self.begins_s = [0.3 + rng.random() * ASKING_S for _ in range(rng.randint(1, 5))]
+        self.poor = rng.random() < POOR
+        self.edges = 0  # each life counts
         self._spool_bytes = rng.choice(SPOOLS_BYTES)
         self.spool_is_large = self._spool_bytes > min(SPOOLS_BYTES)
 
@@ -121,6 +124,7 @@ class World:
         process.crash_at = self._crash_step()
         process.at_crash.append(partial(self._crashed, process))
         self.running[name] = process
+        self.edges += name.startswith("edge")
         main = {"edge": self._edge, "worker": self._worker, "billing": self._billing}[name.partition("-")[0]]
         self.loop.spawn(process, self._life(process, main))
 
