@@ -10,7 +10,7 @@ from shared.money import Rates
 from shared.openai import ChatRequest
 
 BYTES_PER_TOKEN = 4  # the usual rule of thumb
-DEFAULT_OUTPUT_TOKENS = 16_384  # where a request sets no limit; Anthropic's workers then send this very number as one
+DEFAULT_OUTPUT_TOKENS = 4_096  # where a request sets no limit: few answers are longer, and 10 USD hold many
 IMAGE_TOKENS = 1_600  # of a large picture: Anthropic's most on all but its newest models, some six tiles of Google's
 MOST_IMAGE_TOKENS = 5_000  # a picture in the highest resolution that any model takes (4,784 on Claude Opus 4.7)
 MOST_ADDED_TOKENS = 2_000  # what providers add unseen: prompts for tools and schemas (some 500), marks around messages
