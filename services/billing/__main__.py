@@ -10,10 +10,7 @@ from shared import http, log, settings
 from shared.bus.connect import require_topology
 from shared.bus.rabbit import RabbitBus
 
-
-SWITCH_S = (
-    0.0005  # the writer waits for the database often and briefly; by default it would wait 5 ms more for a decoder
-)
+SWITCH_S = 0.0005  # the writer waits for the database often and briefly; a decoder would hold it up for 5 ms more
 
 
 async def _serve(environment: Settings) -> None:

@@ -41,7 +41,7 @@ GOAL_PER_S = 10_000
 WORKSPACES = 20
 UNCONFIRMED = 10_000  # events handed to the publisher at once: enough that every message is full
 PLACEHOLDER = "00000000-0000-0000-0000-000000000000"
-POLL_S = 0.25  # each look at the metrics costs billing some milliseconds
+POLL_S = 1.0  # each look at the metrics costs billing some milliseconds
 _RECORDED = re.compile(r'^opentoken_ledger_events_total\{result="recorded"\} (\S+)', re.MULTILINE)
 _STAGE = re.compile(r'^opentoken_ledger_stage_seconds_total\{stage="(\w+)"\} (\S+)', re.MULTILINE)
 
