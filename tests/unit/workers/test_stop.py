@@ -74,7 +74,7 @@ async def test_a_stream_that_outlasts_the_grace_is_told_so_inside_it_and_costs_n
     *_, error, done = (event.data for event in Decoder().feed(seen))
     told = json.loads(error)["error"]
     assert (told["type"], told["code"], done) == ("api_error", None, "[DONE]")
-    assert seen.endswith(b"data: [DONE]\n\n: settled 0\n\n")
+    assert seen.endswith(b"data: [DONE]\n\n: settled 0 0\n\n")
     assert (record.outcome, record.cost) == ("upstream_interrupted", 0)
 
 
