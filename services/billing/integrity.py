@@ -21,7 +21,7 @@ from services.billing.tables import checkpoint
 Progress = Callable[[int], None]
 """Is told how many more leaves were checked."""
 
-CHECKPOINTS = 100  # rows in one query: each has two hashes for every leaf of its batch
+CHECKPOINTS = 8  # read at a time: that of a full batch holds half a megabyte of nodes
 
 
 class Published(NamedTuple):
