@@ -44,7 +44,8 @@ class Lent(_Wire):
     """What billing says to an ask: what was granted since the lease began, good for `ttl_s` from when it was asked.
 
     `short`: what was needed is not there; `recalled`: but others hold some, and are asked to give it back. `scarce`:
-    give back at once what is not in use. `closed`: billing knows no such lease any more; begin another.
+    give back at once what is not in use. `closed`: billing knows no such lease any more; begin another. `edges`: how
+    many spend from the workspace now, this one included.
     """
 
     granted_pico: int
@@ -53,6 +54,7 @@ class Lent(_Wire):
     recalled: bool = False
     scarce: bool = False
     closed: bool = False
+    edges: Annotated[int, Field(ge=1)] = 1
 
 
 class Asks(_Wire):

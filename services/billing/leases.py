@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection, Engine, and_, bindparam, delete, insert, literal, select, update
+from sqlalchemy import Connection, Engine, and_, bindparam, delete, func, insert, literal, select, update
 
 from services.billing import pots
 from services.billing.database import LEASE_LOCKS, writing
@@ -81,13 +81,14 @@ class Leases:
     def _lend(self, connection: Connection, asked: list[tuple[Ask, Loan | None]], now: datetime) -> list[Lent]:
         wanting = [ask for ask, loan in asked if loan is not None and ask.wanted_pico > loan.granted_pico]
         found = self._pots(connection, wanting)
+        edges = _edges(connection, {ask.workspace_id for ask, _ in asked}, now)
         lent, grown = list[Lent](), list[Loan]()
         for ask, loan in asked:
             if loan is None or (loan.closed and not ask.final):
                 lent.append(CLOSED)
                 continue
             if (pot := found.get(_owner(ask))) is None:
-                lent.append(Lent(granted_pico=loan.granted_pico))
+                lent.append(Lent(granted_pico=loan.granted_pico, edges=edges.get(ask.workspace_id, 1)))
                 continue
             more = replace(loan, granted_pico=loan.granted_pico + more_pico(loan, ask, pot, now))
             found[_owner(ask)] = pot = _replaced(pot, more)
@@ -98,6 +99,7 @@ class Leases:
                     short=short,
                     recalled=short and pot.is_held_by_others(loan.edge),
                     scarce=is_scarce(pot, loan.edge, now),
+                    edges=edges.get(ask.workspace_id, 1),
                 )
             )
             grown.append(more)
@@ -115,6 +117,13 @@ class Leases:
         found = {(name, WHOLE): pot for name, pot in credit.items()}
         owners = {ask.key_id: ask.workspace_id for ask in asks if ask.key_id}
         return found | {(owners[key_id], key_id): limit.pot for key_id, limit in limits.items()}
+
+
+def _edges(connection: Connection, workspaces: set[str], now: datetime) -> dict[str, int]:
+    """How many edges spend from each workspace; one that none spends from is left out."""
+    live = lease.c.workspace_id.in_(workspaces) & ~lease.c.closed & (lease.c.expires_at > now)
+    counted = select(lease.c.workspace_id, func.count(lease.c.edge.distinct())).where(live)
+    return dict(tuple(found) for found in connection.execute(counted.group_by(lease.c.workspace_id)))
 
 
 def _steady() -> Callable[[], datetime]:

@@ -164,7 +164,7 @@ class Edge:
         hold = await self.credit.admit(_wanted(asked, expected_pico))
         cost_pico: int | None = 0  # as long as nothing was sent
         try:
-            admitted = self.rates.admit(asked.standing, tokens)
+            admitted = self.rates.admit(asked.standing, tokens, hold.purse.edges)
             asked.request[HEADERS] = admitted.headers
             cost_pico = None
             answer, settled = await self._relayed(asked, hold.purse.lease_id)

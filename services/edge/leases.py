@@ -154,6 +154,11 @@ class Purse:
         return credit | self.limited
 
     @property
+    def edges(self) -> int:
+        """How many edges spend from the workspace, as billing said last."""
+        return self.credit.answer.edges if self.credit.answer else 1
+
+    @property
     def is_closed(self) -> bool:
         """Whether billing gave it up."""
         return any(lease.answer is not None and lease.answer.closed for lease in self.all.values())

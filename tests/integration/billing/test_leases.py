@@ -281,3 +281,17 @@ def test_asks_of_many_workspaces_take_no_more_statements_than_of_one(engine: Eng
         return sum("advisory" not in one for one in statements)
 
     assert count(names) == count(names[:1])
+
+
+def test_an_edge_is_told_how_many_spend_from_the_workspace_until_they_end_or_are_silent(
+    leases: Leases, clock: Clock
+) -> None:
+    ours, theirs = new_id(), new_id()
+    assert ask(leases, ours, wanted_pico=FLOOR_PICO).edges == 1
+    assert ask(leases, theirs, OTHER, wanted_pico=FLOOR_PICO).edges == 2
+    assert ask(leases, ours).edges == 2
+    ask(leases, theirs, OTHER, final=True)
+    assert ask(leases, ours).edges == 1
+    ask(leases, new_id(), OTHER, wanted_pico=FLOOR_PICO)
+    clock.pass_(minutes=2)
+    assert ask(leases, ours).edges == 1

@@ -45,6 +45,7 @@ class Bank:
     known: dict[str, dict[str, Any]] = field(default_factory=lambda: {digest(KEY): standing()})
     asked: list[str] = field(default_factory=list)
     away: bool = False
+    edges: int = 1
 
     lent: list[Asks] = field(default_factory=list)
     settled: dict[str, int] = field(default_factory=dict)
@@ -69,7 +70,7 @@ class Bank:
             if ask.key_id is not None:
                 most = int(account["spend_limit_pico"]) - int(account["window_spend_pico"])
             granted = max(0, min(most, ask.wanted_pico)) if most >= ask.needed_pico or ask.less_will_do else 0
-            lent.append(Lent(granted_pico=granted, short=granted < ask.needed_pico))
+            lent.append(Lent(granted_pico=granted, short=granted < ask.needed_pico, edges=self.edges))
         settled = {name: self.settled[name] for name in asks.pending if name in self.settled}
         return Answers(lent=lent, settled=settled).model_dump()
 

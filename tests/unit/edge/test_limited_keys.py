@@ -55,6 +55,15 @@ async def test_every_answer_of_a_limited_key_says_what_is_left_until_it_is_refus
     assert refused.headers["x-ratelimit-limit-requests"] == "2"
 
 
+async def test_each_of_several_edges_lets_its_share_of_the_limit_through() -> None:
+    async with edge(fine) as running:
+        running.bank.edges = 3
+        limit(running, requests_per_minute=6)
+        first, second, refused = [await running.ask(HELLO) for _ in range(3)]
+    assert [first.headers[REMAINING.format("requests")], second.status, refused.status] == ["1", 200, 429]
+    assert refused.headers["x-ratelimit-limit-requests"] == "6"
+
+
 async def test_a_request_that_the_worker_refused_gives_its_tokens_back_and_says_what_is_left() -> None:
     async def busy(_: web.Request) -> web.Response:
         return json_response({"error": {"message": "busy", "type": "upstream_error", "code": None}}, 429)
