@@ -14,10 +14,13 @@ from operator import itemgetter
 from typing import Any, ParamSpec, TypeVar
 
 import psycopg
+import structlog
 from sqlalchemy import Connection, Engine, Select, Table, create_engine, event, insert, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from services.billing.stages import stage
+
+log = structlog.get_logger()
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,12 +42,23 @@ _PRAGMAS = (
     "PRAGMA foreign_keys = ON",
     "PRAGMA recursive_triggers = ON",  # else INSERT OR REPLACE deletes past the append-only triggers
 )
+LOOK_S = 2  # how often who waits for a lock looks at who has it
+HUNG_S = 10  # a statement takes far less; about as long as the broker waits for a heartbeat
+
 # For a writing transaction. A plan made, or statistics taken, while a table was empty must not make a look-up scan it
 # for ever; foreign keys and the insert guard keep their plans for the whole session, so this holds before they make
-# them. And a writer that hangs in its transaction would keep the lock, and with it the books, from whoever stands by:
-# the database ends its session after about as long as the broker waits for a heartbeat.
-_WRITING = """
-SELECT set_config('enable_seqscan', 'off', true), set_config('idle_in_transaction_session_timeout', '10s', true)
+# them. And a writer that hangs in its transaction would keep its locks, and with them the books, from whoever stands
+# by: the database ends its session. It does not see that one hangs in a COPY, which to it is busy: whoever waits for
+# the lock ends that one. Neither loses anything, because what was not committed is still with the bus.
+_WRITING = f"""
+SELECT set_config('enable_seqscan', 'off', true), set_config('lock_timeout', '{LOOK_S}s', true),
+       set_config('idle_in_transaction_session_timeout', '{HUNG_S}s', true)
+"""
+_END_HUNG = """
+SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE locktype = 'advisory' AND granted AND datname = current_database() AND database = datid
+  AND (classid::bigint << 32 | objid::bigint) = ANY(:locks)
+  AND wait_event_type = 'Client' AND query_start < now() - make_interval(secs => :hung_s)
 """
 _IMMEDIATE = "opentoken_immediate"
 
@@ -80,14 +94,37 @@ def writing(engine: Engine, *locks: int) -> Iterator[Connection]:
     """A transaction that holds `locks` to its end, so that what it reads is true until it commits."""
     with engine.execution_options(**{_IMMEDIATE: True}).connect() as connection:
         with stage("lock"):
-            connection.begin()
             if engine.dialect.name == "postgresql":
-                connection.execute(text(_WRITING))
-                for lock in sorted(locks):  # always in one order, so that two writers cannot wait for each other
-                    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+                while not _locked(connection, sorted(locks)):
+                    _end_hung(connection, locks)
+            else:
+                connection.begin()
         yield connection
         with stage("commit"):
             connection.commit()
+
+
+def _locked(connection: Connection, locks: Sequence[int]) -> bool:
+    """Begin a transaction with these locks, in this order, so that two writers cannot wait for each other."""
+    connection.begin()
+    connection.execute(text(_WRITING))
+    try:
+        for lock in locks:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+    except OperationalError as error:
+        connection.rollback()
+        if isinstance(error.orig, psycopg.errors.LockNotAvailable):
+            return False
+        raise
+    connection.execute(text("SET LOCAL lock_timeout = 0"))
+    return True
+
+
+def _end_hung(connection: Connection, locks: Sequence[int]) -> None:
+    with connection.begin():
+        ended = connection.execute(text(_END_HUNG), {"locks": list(locks), "hung_s": HUNG_S}).rowcount
+    if ended:
+        log.warning("hung_writer_ended", count=ended, locks=locks)
 
 
 def rows(connection: Connection, query: Select[Any]) -> list[Row]:
