@@ -25,6 +25,9 @@ log = structlog.get_logger()
 REPORT_S = 10.0  # how often billing hears how far each lease is
 IDLE_S = 60.0  # after so long without use, all of a workspace's leases are given back
 PATIENCE_S = 1.0  # how long a request waits for what other edges have left over
+AWAY_PATIENCE_S = (
+    5.0  # for billing: it restarts in two or three; a client should not wait longer to learn that it fails
+)
 RETRY_S = (0.02, 0.2)  # the first and the longest pause meanwhile: about what a recall takes over the broker
 AWAY_S = 0.5  # between calls while billing is away and nobody waits
 MOST_KEYS = 1_000  # with a limit of their own under one lease: some 300 KB; then another lease is begun
@@ -102,23 +105,27 @@ class Credit:
         return purse
 
     async def _waited(self, wanted: Wanted) -> Hold:
-        give_up, pause, less = monotonic() + PATIENCE_S, RETRY_S[0], False
+        begun, pause, less = monotonic(), RETRY_S[0], False
         while True:
             purse = self._purse(wanted.workspace_id)
+            away: BillingUnavailable | None = None
             try:
                 await self._answered(_Waiter(purse, wanted.key_id, wanted.amount_pico, less))
-            except BillingUnavailable:
-                if not wanted.strict and (hold := self._last(purse, wanted)):
-                    return hold
-                raise
+            except BillingUnavailable as error:
+                away = error
             if hold := purse.take(wanted.request_id, wanted.key_id, wanted.amount_pico, monotonic()):
                 return hold
-            if less and (hold := self._last(purse, wanted)):
+            if (less or (away and not wanted.strict)) and (hold := self._last(purse, wanted)):
                 return hold
+            if away:
+                if monotonic() - begun >= AWAY_PATIENCE_S:
+                    raise away
+                await asyncio.sleep(RETRY_S[1])  # until it is back, or others' requests cost less than they held
+                continue
             short = purse.short(wanted.key_id, 1 if less else wanted.amount_pico)
             if short is None and not purse.is_closed:  # another request was first; one of the next calls is ours
                 continue
-            if (short is None or short.is_recalled) and monotonic() < give_up:
+            if (short is None or short.is_recalled) and monotonic() - begun < PATIENCE_S:
                 self._give_back(purse, even_wanted=True)  # two edges that both kept a part would both go without
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, RETRY_S[1])

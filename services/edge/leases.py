@@ -82,10 +82,10 @@ class Lease:
 
     def want_pico(self, waiting_pico: int) -> int:
         """How much there should be left: the spend of the last ten seconds or so, and some times what was held at once,
-        which is often far more than was spent; and enough for those who wait.
+        which is often far more than was spent, or what those who wait will hold.
         """
         before, since = self._recent
-        return max(before, self.used_pico - since, HOLDS * max(self._peaks), FLOOR_PICO, waiting_pico)
+        return max(before, self.used_pico - since, HOLDS * max(*self._peaks, waiting_pico), FLOOR_PICO)
 
     def tick(self) -> None:
         """Called every ten seconds: what was used, and held at most, since the last time is what is recent."""

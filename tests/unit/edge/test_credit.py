@@ -162,7 +162,10 @@ async def test_a_small_request_is_not_refused_because_a_large_one_is() -> None:
         assert (large, small) == (InsufficientCredit, None)
 
 
-async def test_while_billing_is_away_what_was_lent_is_used_up_and_then_nothing_more() -> None:
+async def test_while_billing_is_away_what_was_lent_is_used_up_and_then_nothing_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "AWAY_PATIENCE_S", 0.0)
     async with lending(100 * FLOOR_PICO) as lender:
         (edge,) = lender.edges
         await spend(lender, edge, wanted(FLOOR_PICO // 4), FLOOR_PICO // 4)
@@ -175,6 +178,28 @@ async def test_while_billing_is_away_what_was_lent_is_used_up_and_then_nothing_m
     assert lender.bank.balance_pico == 99 * FLOOR_PICO
 
 
+async def test_a_request_that_billing_is_needed_for_waits_for_its_restart() -> None:
+    async with lending(100 * FLOOR_PICO) as lender:
+        lender.away = True
+        admitted = asyncio.create_task(lender.edges[0].admit(wanted(1)))
+        await until(lambda: len(lender.calls) > 1, "it tries again")
+        lender.away = False
+        lender.edges[0].settle(await admitted, 0)
+
+
+async def test_while_billing_is_away_a_request_waits_for_what_others_held_too_much() -> None:
+    async with lending(100 * FLOOR_PICO) as lender:
+        (edge,) = lender.edges
+        first = await edge.admit(wanted(1))
+        second = await edge.admit(wanted(first.purse.credit.left_pico))
+        lender.away = True
+        admitted = asyncio.create_task(edge.admit(wanted(FLOOR_PICO // 2)))
+        await until(lambda: lender.calls[-1].asks[0].needed_pico > 0, "it asks")
+        edge.settle(second, 0)
+        edge.settle(await admitted, 0)
+        edge.settle(first, 0)
+
+
 async def test_a_lease_that_was_not_renewed_in_time_lets_nobody_in(monkeypatch: pytest.MonkeyPatch) -> None:
     async with lending(100 * FLOOR_PICO) as lender:
         (edge,) = lender.edges
@@ -182,6 +207,7 @@ async def test_a_lease_that_was_not_renewed_in_time_lets_nobody_in(monkeypatch: 
         lender.away = True
         now = monotonic()
         monkeypatch.setattr(module, "monotonic", lambda: now + 61.0)
+        monkeypatch.setattr(module, "AWAY_PATIENCE_S", 0.0)
         assert await refused(edge, wanted(1)) is BillingUnavailable
         monkeypatch.undo()
 
@@ -261,5 +287,6 @@ async def test_an_answer_that_makes_no_sense_leaves_nobody_waiting(
         (edge,) = lender.edges
         with monkeypatch.context() as patch:
             patch.setattr(lender.bank, "answer", lambda *_: None)
+            patch.setattr(module, "AWAY_PATIENCE_S", 0.0)
             assert await refused(edge, wanted(7)) is BillingUnavailable
         assert await refused(edge, wanted(7)) is None
