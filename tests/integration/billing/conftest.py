@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import Engine
@@ -10,6 +11,7 @@ from services.billing import migrations
 from services.billing.accounts import Accounts
 from services.billing.database import connect
 from services.billing.ledger import Ledger
+from tests.integration.billing.clock import Clock
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
@@ -43,3 +45,11 @@ def ledger(engine: Engine) -> Ledger:
     for name in "abcw":
         Accounts(engine).create_workspace(name, name)
     return Ledger(engine)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the ledger, and of whatever else a test gives it to."""
+    clock = Clock()
+    monkeypatch.setattr("services.billing.ledger.datetime", Mock(now=lambda _: clock.now))
+    return clock

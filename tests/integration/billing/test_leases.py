@@ -1,9 +1,7 @@
 """Lending on the real databases: what is lent is nobody else's, and leaves its lease when it reaches the books."""
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import Engine, event, select, text
@@ -18,32 +16,11 @@ from services.billing.tables import key_spend, lease_booked
 from shared.ids import new_id
 from shared.leases import FLOOR_PICO, Ask, Asks, Lent
 from shared.money import Tokens, cost_pico
+from tests.integration.billing.clock import Clock
 from tests.unit.billing.events import COST_PICO, GEMINI, usage
 
 USD = 10**12
 EDGE, OTHER = new_id(), new_id()
-
-
-class Clock:
-    """The time of day, and the steady one; a test moves both."""
-
-    def __init__(self) -> None:
-        self.now = datetime(2026, 1, 31, 23, 59, 50, tzinfo=UTC)
-
-    def __call__(self) -> datetime:
-        return self.now
-
-    def pass_(self, **time: float) -> None:
-        self.now += timedelta(**time)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The one clock of leases and ledger."""
-    clock = Clock()
-
-    monkeypatch.setattr("services.billing.ledger.datetime", Mock(now=lambda _: clock.now))
-    return clock
 
 
 @pytest.fixture
