@@ -30,6 +30,7 @@ BROKER_WAIT_S = 1.0  # an answer is held back this long for the broker's confirm
 DRAIN_PAUSE_S = 0.5  # between looks at a spool that is empty or cannot be drained
 DISK_PAUSE_S = 5.0  # after the disk failed no work is started for this long; then one answer finds out
 READY_PERCENT = 80  # of its bytes: fuller than this, a process asks to be left out while it can still take what comes
+START_PERCENT = 90  # fuller than this, nothing is started: the rest is for what is under way, and thousands of events
 
 EVENTS = Gauge("opentoken_spool_events", "Usage events that wait in a spool.", ["spool"])
 BYTES = Gauge("opentoken_spool_bytes", "Bytes of the usage events that wait in a spool.", ["spool"])
@@ -178,8 +179,13 @@ class Outbox:
         self._drainer = asyncio.create_task(self._drain(spool)) if spool else None
 
     def check(self) -> None:
-        """Refuse to start work whose usage could not be made durable. Raises BillingUnavailable."""
-        if not self._bus.connected and (self._spool is None or self._spool.full):
+        """Refuse to start work whose usage could not be made durable. Raises BillingUnavailable.
+
+        A broker that is connected may still not confirm: then there must be room for all that was started, or an answer
+        would be refused at its end whose usage the broker has after all.
+        """
+        durable = self._bus.connected or (self._spool is not None and not self._spool.full)
+        if not durable or (self._spool is not None and self._spool.percent_full >= START_PERCENT):
             raise BillingUnavailable(headers={"Retry-After": "5"})
 
     def ready(self) -> None:

@@ -265,6 +265,22 @@ async def test_a_spool_that_is_filling_up_asks_to_be_left_out_while_it_still_tak
         box.ready()
 
 
+@pytest.mark.parametrize("connected", [False, True])
+async def test_nothing_is_started_whose_usage_might_find_the_spool_full_at_its_end(
+    tmp_path: Path, connected: bool
+) -> None:
+    """A broker that is connected need not confirm; what it has all the same must not be refused for want of room."""
+    broker, size = Broker(), len(numbered(0).body)
+    broker.connected, broker.confirms = connected, False
+    async with outbox(broker, tmp_path, max_bytes=10 * size) as (box, spool):
+        for number in range(9):
+            box.check()
+            await spool.append(numbered(number))
+        with pytest.raises(BillingUnavailable):
+            box.check()
+        await box.put(numbered(9))
+
+
 async def test_the_metrics_tell_how_much_waits_and_for_how_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
