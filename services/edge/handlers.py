@@ -175,6 +175,7 @@ class Edge:
             admitted.settle(settled.tokens if settled else 0)
         except NoSupplier:
             cost_pico = 0
+            admitted.settle(0)
             raise
         finally:
             self.credit.settle(hold, cost_pico)

@@ -16,6 +16,7 @@ from services.simulator.app import build_app as build_simulator
 from services.workers.host import build_app as build_worker
 from shared.bus.local import LocalBus
 from shared.http import json_response, listening
+from tests.servers.process import free_ports
 from tests.unit.edge.running import DONE, HELLO, KEY, Edge, digest, edge, edge_before, fine, standing
 from tests.unit.workers.running import CATALOG, PROVIDERS, TOKEN, Books, chat, supplier
 
@@ -74,6 +75,14 @@ async def test_a_request_that_the_worker_refused_gives_its_tokens_back_and_says_
     assert (first.status, second.status) == (429, 429)
     assert second.headers[REMAINING.format("tokens")] == first.headers[REMAINING.format("tokens")]
     assert int(first.headers[REMAINING.format("tokens")]) < 100
+
+
+async def test_a_request_that_no_worker_takes_gives_its_tokens_back() -> None:
+    (port,) = free_ports(1)
+    async with edge_before(dict.fromkeys(CATALOG.providers, f"http://127.0.0.1:{port}")) as running:
+        limit(running, tokens_per_minute=1000)
+        answers = [await running.ask(HELLO | {"max_tokens": 900}) for _ in range(2)]
+    assert [(answer.status, answer.code) for answer in answers] == [(503, "no_supplier")] * 2
 
 
 async def test_the_rate_is_the_last_gate_before_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
