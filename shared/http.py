@@ -15,6 +15,7 @@ import uvloop
 from aiohttp import web
 
 from shared import metrics
+from shared.connections import Runner
 from shared.drain import CUT_S, DRAINING, GRACE_S, LINGER_S, drain
 from shared.errors import (
     ApiError,
@@ -142,6 +143,18 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return error_response(InternalError(), event_id=event_id)
 
 
+async def expecting(request: web.Request) -> web.Response | None:
+    """An `expect_handler`: the one expectation that there is (RFC 9110, 10.1.1), and the envelope for any other."""
+    expected = request.headers["Expect"]
+    if expected.lower() != "100-continue":
+        refused = InvalidRequest("the only expectation that can be met is 100-continue")
+        refused.status = web.HTTPExpectationFailed.status_code
+        return error_response(refused)
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # the answer itself has not begun
+    return None
+
+
 def _api_error(error: web.HTTPException, request: web.Request) -> ApiError:
     """What aiohttp refused by itself, in our words."""
     if isinstance(error, web.HTTPMethodNotAllowed):
@@ -165,7 +178,7 @@ async def listening(
 
     At the end it drains (`shared.drain`), unless the block has failed.
     """
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=CUT_S)
+    runner = Runner(app, shutdown_timeout=CUT_S)
     try:
         await runner.setup()
         site = web.TCPSite(runner, host, port, backlog=1024)

@@ -86,7 +86,7 @@ def build_app(
 
     app.router.add_get("/openapi.json", openapi_json)
     for method, path, route in ROUTES:
-        app.router.add_route(method, path, _handler(route))
+        app.router.add_route(method, path, _handler(route), expect_handler=http.expecting)
     return app
 
 

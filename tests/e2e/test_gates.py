@@ -92,7 +92,6 @@ def test_a_body_that_is_not_encoded_as_it_says_is_refused(stack: Stack, encoding
     envelope(send(stack, "POST", CHAT, headers, json.dumps(chat()).encode()), 400, None)
 
 
-@pytest.mark.xfail(reason="what aiohttp's parser refuses by itself is plain text, without x-request-id")
 @pytest.mark.parametrize(
     ("method", "headers"),
     [
