@@ -7,8 +7,11 @@ one on which the other end may be sending loses a request.
 import asyncio
 from collections.abc import Collection
 from time import monotonic
+from typing import Final
 
 from aiohttp import web
+
+from shared.bodies import Strict
 
 LINGER_S = 6.0  # a pod's end reaches every node and name server within 5 s; longer than our clients keep a connection
 GRACE_S = 60.0  # most streams end within it; a longer one is broken off
@@ -19,6 +22,14 @@ TICK_S = 0.05  # between looks at what still runs
 DRAINING: web.AppKey[asyncio.Event] = web.AppKey("draining", asyncio.Event)
 UNDER_WAY: web.AppKey[Collection[object]] = web.AppKey("under_way")
 """Set by an app whose work outlives its connections: what is under way."""
+
+BREAK_OFF: Final = "/internal/break-off"
+
+
+class BreakOff(Strict):
+    """POST /internal/break-off, from an edge that ends to a worker: what it is to end now, as a failure of ours."""
+
+    request_ids: list[str]
 
 
 async def drain(app: web.Application, runner: web.AppRunner, linger_s: float, grace_s: float) -> None:

@@ -77,7 +77,11 @@ def build_app(
             to_workers.close()
         await outbox.close()
 
+    async def stop(app: web.Application) -> None:
+        await app[EDGE].stop()
+
     app.cleanup_ctx.append(resources)
+    app.on_shutdown.append(stop)
     app.on_response_prepare.append(stamp)
     schema = openapi.document()
 

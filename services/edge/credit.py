@@ -64,7 +64,7 @@ class Credit:
         Raises InsufficientCredit, SpendLimitExceeded, BillingUnavailable.
         """
         purse = self._purse(wanted.workspace_id)
-        hold = purse.take(wanted.request_id, wanted.key_id, wanted.amount_pico, monotonic())
+        hold = self._taken(purse, wanted)
         if hold is None:
             return await self._waited(wanted)
         if any(lease.is_low for lease in purse.leases(wanted.key_id)):
@@ -113,9 +113,7 @@ class Credit:
                 await self._answered(_Waiter(purse, wanted.key_id, wanted.amount_pico, less))
             except BillingUnavailable as error:
                 away = error
-            if hold := purse.take(wanted.request_id, wanted.key_id, wanted.amount_pico, monotonic()):
-                return hold
-            if (less or (away and not wanted.strict)) and (hold := self._last(purse, wanted)):
+            if hold := self._taken(purse, wanted, last=less or (away is not None and not wanted.strict)):
                 return hold
             if away:
                 if monotonic() - begun >= AWAY_PATIENCE_S:
@@ -134,8 +132,9 @@ class Credit:
             else:
                 less = True
 
-    def _last(self, purse: Purse, wanted: Wanted) -> Hold | None:
-        return purse.take_last(wanted.request_id, wanted.key_id, wanted.amount_pico, monotonic())
+    def _taken(self, purse: Purse, wanted: Wanted, *, last: bool = False) -> Hold | None:
+        take = purse.take_last if last else purse.take
+        return take(wanted.request_id, wanted.key_id, wanted.amount_pico, monotonic())
 
     async def _answered(self, waiter: _Waiter) -> None:
         """Return once billing answered a call that named this request. Raises BillingUnavailable."""

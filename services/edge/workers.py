@@ -8,7 +8,7 @@ last for a while: it is asked only where no other takes the request.
 import asyncio
 import contextlib
 import socket
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
@@ -18,13 +18,15 @@ from yarl import URL
 
 from services.edge.client import Address, Client, Connection
 from services.edge.reply import Reply
-from shared.drain import LINGER_S
+from shared.drain import BREAK_OFF, LINGER_S, BreakOff
 from shared.errors import NoSupplier
 
 log = structlog.get_logger()
 
 RESOLVE_EVERY_S = 5.0  # a new worker is used, and a gone one forgotten, within this time
 REFUSED_S = 2.0  # a worker that refused a connection is starting or stopping: either takes about so long
+BREAK_OFF_S = 5.0  # a settlement waits a second for the broker, then for one write to the disk
+TICK_S = 0.05  # between looks at what still runs
 DRAINING_S = LINGER_S + 4.0  # by then it takes no connections any more, so none meets the moment in which it stops
 
 
@@ -50,21 +52,48 @@ class Workers:
 
     def __init__(self, urls: Mapping[str, str | Sequence[str]]) -> None:
         self._client = Client()
+        self._running: dict[str, Address] = {}
         self._pools = {
             provider: _Pool([URL(one) for one in ([named] if isinstance(named, str) else named)])
             for provider, named in urls.items()
         }
 
+    async def break_off(self, headers: Mapping[str, str]) -> None:
+        """This edge ends. Have what still runs end now, with its worker's last words, and at no cost: else the worker
+        would take it for the client who left. Returns when all that has ended, or after BREAK_OFF_S.
+        """
+        if not self._running:
+            return
+        log.warning("answers_broken_off", count=len(self._running))
+        by_address = defaultdict[Address, list[str]](list)
+        for request_id, address in self._running.items():
+            by_address[address].append(request_id)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BREAK_OFF_S):
+                await asyncio.gather(*(self._tell(*one, headers) for one in by_address.items()))
+                while self._running:  # noqa: ASYNC110 - it ends one by one, and this once
+                    await asyncio.sleep(TICK_S)
+
+    async def _tell(self, address: Address, request_ids: list[str], headers: Mapping[str, str]) -> None:
+        body = BreakOff(request_ids=request_ids).model_dump_json().encode()
+        try:
+            connection = await self._client.connection(address)
+            async with self._client.post(connection, BREAK_OFF, headers, body) as reply:
+                await reply.read()
+        except OSError as error:
+            log.warning("worker_not_told", address=address[0], port=address[1], reason=str(error))
+
     @contextlib.asynccontextmanager
     async def post(self, provider: str, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[Reply]:
-        """Send a request to a worker of `provider`; cut off when the block is left early.
+        """Send a request to a worker of `provider`; cut off when the block is left early. `x-request-id` names it.
 
         Raises NoSupplier where no worker takes the connection, WorkerGone where one was lost after that.
         """
-        pool = self._pools[provider]
+        pool, request_id = self._pools[provider], headers["x-request-id"]
         await self._resolve(pool)
         for address in pool.candidates():
             pool.in_flight[address] += 1
+            self._running[request_id] = address
             try:
                 if (connection := await self._connection(pool, address)) is not None:
                     async with self._client.post(connection, path, headers, body) as reply:
@@ -74,6 +103,7 @@ class Workers:
                     return
             finally:
                 pool.in_flight[address] -= 1
+                del self._running[request_id]
         raise NoSupplier(f"no {provider} worker can be reached")
 
     async def _connection(self, pool: _Pool, address: Address) -> Connection | None:

@@ -22,7 +22,7 @@ from shared import http
 from shared.bodies import parse
 from shared.bus import Bus
 from shared.catalog import Catalog
-from shared.drain import UNDER_WAY
+from shared.drain import BREAK_OFF, UNDER_WAY, BreakOff
 from shared.errors import InvalidRequest, NoSupplier
 from shared.openai import MAX_BODY_BYTES, ChatRequest, EmbeddingsRequest
 from shared.spool import Outbox, Spool
@@ -98,6 +98,15 @@ class Host:
             exchange.client_left()
             raise
 
+    async def break_off(self, request: web.Request) -> web.Response:
+        """POST /internal/break-off: settle these now, as a failure of ours; what is not running any more has ended."""
+        http.require_bearer(request, self.internal_token)
+        wanted = set(parse(BreakOff, await request.read()).request_ids)
+        for exchange in self.running.values():
+            if exchange.asked.request_id in wanted:
+                exchange.break_off()
+        return http.json_response({})
+
     async def stop(self) -> None:
         """The grace is over: what still runs is settled now, and told so to whoever still listens."""
         for exchange in self.running.values():
@@ -121,6 +130,10 @@ async def _chat(request: web.Request) -> web.StreamResponse:
 
 async def _embeddings(request: web.Request) -> web.StreamResponse:
     return await request.app[HOST].embeddings(request)
+
+
+async def _break_off(request: web.Request) -> web.StreamResponse:
+    return await request.app[HOST].break_off(request)
 
 
 def build_app(
@@ -161,4 +174,5 @@ def build_app(
     app.on_shutdown.append(stop)
     app.router.add_post("/v1/chat/completions", _chat)
     app.router.add_post("/v1/embeddings", _embeddings)
+    app.router.add_post(BREAK_OFF, _break_off)
     return app

@@ -15,6 +15,7 @@ from services.edge.workers import Workers
 from shared import http
 from shared.drain import DRAINING
 from shared.errors import NoSupplier
+from shared.ids import new_id
 from tests.servers.process import free_ports
 from tests.unit.edge.running import HELLO, edge_before, serving
 
@@ -64,8 +65,12 @@ async def running(*hosts: str) -> AsyncIterator[Workers]:
         yield workers
 
 
+def named() -> dict[str, str]:
+    return {"x-request-id": new_id()}
+
+
 async def answered_by(workers: Workers) -> str:
-    async with workers.post("p", "/", b"", {}) as answer:
+    async with workers.post("p", "/", b"", named()) as answer:
         return (await answer.read()).decode()
 
 
@@ -73,7 +78,7 @@ async def test_each_request_goes_to_the_worker_with_the_fewest_in_flight(names: 
     async with running(*HOSTS) as workers, contextlib.AsyncExitStack() as open_calls:
         taken = []
         for _ in range(6):
-            answer = await open_calls.enter_async_context(workers.post("p", "/", b"", {}))
+            answer = await open_calls.enter_async_context(workers.post("p", "/", b"", named()))
             taken.append((await answer.read()).decode())
         assert sorted(taken[:3]) == sorted(taken[3:]) == list(HOSTS)
 
@@ -81,7 +86,7 @@ async def test_each_request_goes_to_the_worker_with_the_fewest_in_flight(names: 
 async def test_a_request_that_has_ended_frees_its_place(names: Names) -> None:
     async with running(*HOSTS[:2]) as workers:
         names.addresses = list(HOSTS[:2])
-        async with workers.post("p", "/", b"", {}) as busy:
+        async with workers.post("p", "/", b"", named()) as busy:
             elsewhere = {await answered_by(workers) for _ in range(4)}
             assert elsewhere == set(HOSTS[:2]) - {(await busy.read()).decode()}
         assert await answered_by(workers) == HOSTS[0]
@@ -151,7 +156,7 @@ async def test_a_worker_that_drains_is_left_to_the_others_and_its_idle_connectio
         stack.callback(workers.close)
         async with contextlib.AsyncExitStack() as at_once:
             for _ in range(4):
-                await (await at_once.enter_async_context(workers.post("p", "/", b"", {}))).read()
+                await (await at_once.enter_async_context(workers.post("p", "/", b"", named()))).read()
         assert len(workers._client._idle[HOSTS[0], port]) == 2
         draining[DRAINING].set()
         answers = [await answered_by(workers) for _ in range(6)]
@@ -181,5 +186,5 @@ async def test_a_provider_may_have_several_names_and_one_that_fails_takes_nothin
         workers = Workers({"p": [f"http://{host}:{port}" for host in HOSTS] + [f"http://nowhere.invalid:{port}"]})
         stack.callback(workers.close)
         async with contextlib.AsyncExitStack() as at_once:
-            answers = [await at_once.enter_async_context(workers.post("p", "/", b"", {})) for _ in HOSTS]
+            answers = [await at_once.enter_async_context(workers.post("p", "/", b"", named())) for _ in HOSTS]
             assert {(await answer.read()).decode() for answer in answers} == set(HOSTS)

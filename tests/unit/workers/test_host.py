@@ -10,6 +10,7 @@ from aiohttp import web
 
 from services.workers.host import build_app
 from shared.bus.local import LocalBus
+from shared.drain import BREAK_OFF
 from shared.events import UsageRecorded, decode
 from shared.http import listening
 from shared.spool import READY_PERCENT, Spool
@@ -35,7 +36,7 @@ EITHER_WAY = pytest.mark.parametrize("stream", [False, True], ids=["whole", "str
 @pytest.mark.parametrize(
     ("authorization", "code"), [(None, "missing_auth"), ("Bearer sk-optk-a-clients-own", "invalid_key")]
 )
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings", BREAK_OFF])
 async def test_nobody_without_the_internal_token_reaches_a_provider(
     running: Running, simulator: Simulator, authorization: str | None, code: str, path: str
 ) -> None:
