@@ -18,7 +18,7 @@ class Billing:
     """Calls with the admin token. Every method raises Failed."""
 
     def __init__(self, settings: Settings) -> None:
-        self._url, token = settings.billing_url.rstrip("/"), settings.token()
+        self._url, token = settings.url().rstrip("/"), settings.token()
         if not self._url.startswith(("http://", "https://")):
             raise Failed(f"OPENTOKEN_BILLING_URL must start with http:// or https://, but is {self._url!r}")
         if token is None:

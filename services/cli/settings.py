@@ -8,12 +8,13 @@ from pydantic import SecretStr
 from shared.settings import Environment
 
 CREDENTIALS = "credentials.json"
+BILLING_URL = "http://127.0.0.1:8090"  # of a local stack with the ports that it has by default
 
 
 class Settings(Environment):
-    """The token may also lie in the data dir, where the local stack leaves it."""
+    """Billing's URL and the token may also lie in the data dir, where the local stack leaves them."""
 
-    billing_url: str = "http://127.0.0.1:8090"
+    billing_url: str | None = None
     admin_token: SecretStr | None = None
     actor: str | None = None
     database_url: SecretStr | None = None
@@ -37,12 +38,17 @@ class Settings(Environment):
         file = self.signing_key_file or self.data_dir / "signing.key"
         return file.with_name(f"{file.name}.pub")
 
+    def url(self) -> str:
+        """Where billing is, from the environment or else from the data dir."""
+        return self.billing_url or self._left("billing_url") or BILLING_URL
+
     def token(self) -> str | None:
         """The admin token, from the environment or else from the data dir."""
-        if self.admin_token is not None:
-            return self.admin_token.get_secret_value()
+        return self.admin_token.get_secret_value() if self.admin_token else self._left("admin_token")
+
+    def _left(self, name: str) -> str | None:
         try:
-            token = json.loads((self.data_dir / CREDENTIALS).read_text("utf-8"))["admin_token"]
+            left = json.loads((self.data_dir / CREDENTIALS).read_text("utf-8"))[name]
         except (OSError, ValueError, KeyError, TypeError):  # no such file, or not the local stack's
             return None
-        return token if isinstance(token, str) else None
+        return left if isinstance(left, str) else None

@@ -2,7 +2,7 @@
 
 import sys
 
-from services.local.settings import LocalSettings, secrets_of
+from services.local.settings import LocalSettings, secrets_of, write_credentials
 from services.local.stack import Running, running
 from shared import catalog, http, log
 from shared.bus.connect import require_topology
@@ -31,6 +31,7 @@ async def serve(settings: LocalSettings) -> None:
     await require_topology(settings.broker_url, shards=settings.ledger_shards, name="local")
     secrets, models = secrets_of(settings), catalog.load(settings.catalog)
     async with running(settings, secrets, models) as stack:
+        write_credentials(settings, secrets | {"billing_url": f"http://{settings.host}:{stack.billing_port}"})
         sys.stdout.write(
             _greeting(settings, secrets, stack, next(m.id for m in models if "streaming" in m.capabilities))
         )

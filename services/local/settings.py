@@ -1,6 +1,7 @@
 """Settings of the embedded default; every one of them has a default, or is made up once and kept in the data dir."""
 
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -42,15 +43,22 @@ class LocalSettings(Environment):
         return self.database_url or SecretStr(f"sqlite:///{(self.data_dir / 'ledger.db').absolute()}")
 
 
+CREDENTIALS = "credentials.json"
 SECRETS = ("internal_token", "admin_token", "auditor_token", "bootstrap_key")
 
 
 def secrets_of(settings: LocalSettings) -> dict[str, str]:
     """The tokens and the demo key: as set, else as kept from an earlier start, else made up; kept for the next."""
-    file = settings.data_dir / "credentials.json"
+    file = settings.data_dir / CREDENTIALS
     kept = orjson.loads(file.read_bytes()) if file.exists() else {}
     made = {name: make_secret() if name == "bootstrap_key" else secrets.token_urlsafe(24) for name in SECRETS}
     given = {name: value.get_secret_value() for name in SECRETS if (value := getattr(settings, name)) is not None}
     all_of_them: dict[str, str] = made | kept | given
-    write_file(file, orjson.dumps(all_of_them, option=orjson.OPT_INDENT_2).decode(), mode=0o600)
+    write_credentials(settings, all_of_them)
     return all_of_them
+
+
+def write_credentials(settings: LocalSettings, credentials: Mapping[str, str]) -> None:
+    """Leave them in the data dir, for the next start and for the command line."""
+    written = orjson.dumps(credentials, option=orjson.OPT_INDENT_2).decode()
+    write_file(settings.data_dir / CREDENTIALS, written, mode=0o600)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -63,6 +64,15 @@ def test_the_curl_line_that_is_printed_works_as_it_stands(local: tuple[Service, 
     done = subprocess.run(["sh", "-c", f"curl -sS {line}"], capture_output=True, text=True, timeout=30, check=True)
     assert '"object":"chat.completion"' in done.stdout
     assert "simulated  anthropic, google" in service.log()
+
+
+def test_the_command_line_finds_it_by_its_data_dir(local: tuple[Service, Stack]) -> None:
+    service, _ = local
+    service.start()
+    command = [sys.executable, "-m", "services.cli", "admin", "workspace", "list"]
+    env = {name: value for name, value in service.env.items() if name in {"OPENTOKEN_DATA_DIR", "PYTHONPATH", "PATH"}}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
+    assert "demo" in done.stdout
 
 
 def test_ctrl_c_ends_it_and_the_next_start_has_the_same_key_and_balance(local: tuple[Service, Stack]) -> None:

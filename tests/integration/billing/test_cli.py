@@ -57,16 +57,16 @@ class Terminal:
 
 @pytest_asyncio.fixture
 async def terminal(tmp_path: Path) -> AsyncIterator[Terminal]:
-    """A terminal beside a running service that left its token in the data dir."""
+    """A terminal beside a running service that left its token and its address in the data dir."""
     engine = connect(f"sqlite:///{tmp_path}/ledger.db")
     migrations.upgrade(engine)
     engine.dispose()
-    (tmp_path / "credentials.json").write_text(json.dumps({"admin_token": ADMIN}))
     # What the service logs would else stand among what a command in the same process prints.
     with capture_logs():
         async with running(f"sqlite:///{tmp_path}/ledger.db") as service:
-            ours = {"OPENTOKEN_DATA_DIR": str(tmp_path), "OPENTOKEN_BILLING_URL": str(service.client.make_url(""))}
-            yield Terminal(os.environ | ours)
+            left = {"admin_token": ADMIN, "billing_url": str(service.client.make_url(""))}
+            (tmp_path / "credentials.json").write_text(json.dumps(left))
+            yield Terminal(os.environ | {"OPENTOKEN_DATA_DIR": str(tmp_path)})
 
 
 async def test_an_operator_makes_a_workspace_gives_it_credit_and_a_key_and_revokes_the_key(terminal: Terminal) -> None:
@@ -172,9 +172,7 @@ async def test_a_list_longer_than_a_page_is_shown_whole(terminal: Terminal, monk
     for name in ("one", "two", "three"):
         await terminal.ok(f"admin workspace create {name}")
     monkeypatch.setattr("services.cli.billing.PAGE", 1)
-    settings = {"OPENTOKEN_DATA_DIR", "OPENTOKEN_BILLING_URL"}
-    for name in settings:
-        monkeypatch.setenv(name, terminal.environment[name])
+    monkeypatch.setenv("OPENTOKEN_DATA_DIR", terminal.environment["OPENTOKEN_DATA_DIR"])
     rows = await asyncio.to_thread(_list)
     assert {row["name"] for row in rows} == {"one", "two", "three"}
 
