@@ -1,13 +1,16 @@
-"""A network that can fail: a TCP proxy between our services and a server, which tests can cut and freeze."""
+"""A network that can fail: a TCP proxy between our services and a server, which tests can cut and freeze.
+
+It accepts by itself: asyncio's server forgets to close what it has accepted at the moment in which it is closed.
+"""
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Sequence
 
 from tests.faults.background import Background
 
 PIECE_BYTES = 64 * 1024
-ACCEPTED_S = 0.01  # within this time the loop has told us of what it accepted before
 
 
 class Link:
@@ -18,8 +21,8 @@ class Link:
         self._targets = targets
         self._background = Background()
         self._passes = asyncio.Event()
-        self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-        self._server: asyncio.Server | None = None
+        self._connections: dict[asyncio.Task[None], socket.socket] = {}
+        self._listener: socket.socket | None = None
         self.heal()
 
     def cut(self) -> None:
@@ -40,49 +43,55 @@ class Link:
 
     async def _heal(self) -> None:
         self._passes.set()
-        if self._server is None:
-            self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port)
+        if self._listener is None:
+            self._listener = socket.create_server(("127.0.0.1", self.port))
+            self._listener.setblocking(False)
+            asyncio.get_running_loop().add_reader(self._listener, self._accept, self._listener)
 
     async def _freeze(self) -> None:
         self._passes.clear()
 
     async def _cut(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        await asyncio.sleep(ACCEPTED_S)
-        for connection in list(self._connections):
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+        for connection in self._connections:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
-    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._relay(reader, writer))
-        self._connections[task] = writer  # before it runs: it may be cancelled before that
-        task.add_done_callback(self._ended)
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):
+            near, _ = listener.accept()
+            near.setblocking(False)
+            task = asyncio.create_task(self._relay(near))
+            self._connections[task] = near  # before it runs: it may be cancelled before that
+            task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        self._connections.pop(task).transport.abort()
+        self._connections.pop(task).close()
         if not task.cancelled():
             task.exception()  # either end broke off, which the other one is told by the abort
 
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _relay(self, near: socket.socket) -> None:
         await self._passes.wait()
-        for port in self._targets:
-            with contextlib.suppress(ConnectionRefusedError):
-                far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-                break
-        else:
-            return
-        try:
-            there = asyncio.create_task(self._pump(reader, far_writer))
-            back = asyncio.create_task(self._pump(far_reader, writer))
-            try:
-                await asyncio.wait((there, back), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                there.cancel()
-                back.cancel()
-        finally:
-            far_writer.transport.abort()
+        with contextlib.ExitStack() as ends:
+            reader, writer = await asyncio.open_connection(sock=near)
+            ends.callback(writer.transport.abort)
+            for port in self._targets:
+                with contextlib.suppress(ConnectionRefusedError):
+                    far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
+                    break
+            else:
+                return
+            ends.callback(far_writer.transport.abort)
+            pumps = (
+                asyncio.create_task(self._pump(reader, far_writer)),
+                asyncio.create_task(self._pump(far_reader, writer)),
+            )
+            for pump in pumps:
+                ends.callback(pump.cancel)
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
