@@ -68,8 +68,6 @@ CREATE TABLE usage_record (
 ) STRICT;
 -- A workspace's usage in the order of the books, page by page.
 CREATE INDEX usage_of_workspace ON usage_record (workspace_id, recorded_at, request_id);
--- What a key spent since a moment; the cost stands in the index, so the table is not touched.
-CREATE INDEX spend_of_key ON usage_record (key_id, recorded_at, cost_pico);
 
 -- One row is one signed movement of a workspace's credit together with its counter-account: a whole double entry.
 CREATE TABLE ledger_entry (
