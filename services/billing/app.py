@@ -62,7 +62,7 @@ def build_app(settings: BillingSettings, bus: AccountBus, announce: Announce | N
             engine.dispose()
 
     async def database() -> None:
-        await threads.read(ping, engine)
+        await threads.prompt(ping, engine)
 
     async def consumer() -> None:
         if not bus.connected:

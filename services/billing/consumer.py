@@ -1,6 +1,6 @@
 """The consumer: takes a shard's messages from the bus and returns from each call when they are committed.
 
-A batch is decoded and checked on a reading thread, while the one before it is written. A failure leaves the messages
+A batch is decoded and checked on another thread, while the one before it is written. A failure leaves the messages
 with the bus, which brings them again, so nothing here retries.
 """
 
@@ -33,7 +33,7 @@ def handler(ledger: Ledger, threads: Threads) -> Handler:
     async def post(messages: Sequence[Message]) -> None:
         passing("billing.received")
         with BATCH.time():
-            results = await threads.write(ledger.book, await threads.read(checked, messages))
+            results = await threads.write(ledger.book, await threads.prompt(checked, messages))
         for result, count in results.items():
             EVENTS.labels(result).inc(count)
         passing("billing.after_commit")

@@ -8,9 +8,11 @@ transaction; on SQLite it is BEGIN IMMEDIATE, which admits one writer to the fil
 import asyncio
 import contextlib
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import itemgetter
+from time import monotonic
 from typing import Any, ParamSpec, TypeVar
 
 import psycopg
@@ -27,7 +29,8 @@ T = TypeVar("T")
 Row = Mapping[str, Any]
 """Column names to values."""
 
-READERS = 4  # reads are short; more threads would only wait for the same cores
+READERS = 4  # for audits, which may be long; more threads would only wait for the same cores
+PROMPT = 3  # for what requests and the books wait for: two batches being decoded, and who a key belongs to
 CONNECT_TIMEOUT_S = 5  # a database that is away is told from one that is slow, before a probe's patience ends
 BUSY_TIMEOUT_S = 30.0  # SQLite: how long to wait for another process's transaction, such as a backup's
 
@@ -49,17 +52,24 @@ HUNG_S = 10  # a statement takes far less; about as long as the broker waits for
 # for ever; foreign keys and the insert guard keep their plans for the whole session, so this holds before they make
 # them. And a writer that hangs in its transaction would keep its locks, and with them the books, from whoever stands
 # by: the database ends its session. It does not see that one hangs in a COPY, which to it is busy: whoever waits for
-# the lock ends that one. Neither loses anything, because what was not committed is still with the bus.
+# the lock ends one that takes in nothing any more. Nothing is lost, because what was not committed is still with the
+# bus.
 _WRITING = f"""
 SELECT set_config('enable_seqscan', 'off', true), set_config('lock_timeout', '{LOOK_S}s', true),
        set_config('idle_in_transaction_session_timeout', '{HUNG_S}s', true)
 """
-_END_HUNG = """
-SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
-WHERE locktype = 'advisory' AND granted AND datname = current_database() AND database = datid
-  AND (classid::bigint << 32 | objid::bigint) = ANY(:locks)
-  AND wait_event_type = 'Client' AND query_start < now() - make_interval(secs => :hung_s)
+_COPYING = """
+SELECT pg_locks.pid, xact_start, bytes_processed
+FROM pg_locks JOIN pg_stat_activity USING (pid) JOIN pg_stat_progress_copy USING (pid)
+WHERE locktype = 'advisory' AND granted AND pg_locks.database = pg_stat_activity.datid
+  AND pg_stat_activity.datname = current_database()
+  AND (classid::bigint << 32 | objid::bigint) = ANY(:locks) AND wait_event_type = 'Client'
 """
+# A server whose machine vanished sends nothing, not even an end: the system itself would wait for hours.
+_GONE = {
+    "keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3,
+    "tcp_user_timeout": HUNG_S * 1000,  # ms
+}  # fmt: skip
 _IMMEDIATE = "opentoken_immediate"
 
 
@@ -70,11 +80,11 @@ def connect(url: str) -> Engine:
             url,
             isolation_level="READ COMMITTED",  # a writer must see what was committed while it waited for its lock
             pool_pre_ping=True,
-            pool_size=READERS + 2,
+            pool_size=READERS + PROMPT + 2,
             # Plans kept from when the tables were empty would scan them for ever (measured: 30 times slower).
-            connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "prepare_threshold": None},
+            connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "prepare_threshold": None, **_GONE},
         )
-    engine = create_engine(url, pool_size=READERS + 2, connect_args={"timeout": BUSY_TIMEOUT_S})
+    engine = create_engine(url, pool_size=READERS + PROMPT + 2, connect_args={"timeout": BUSY_TIMEOUT_S})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -95,8 +105,9 @@ def writing(engine: Engine, *locks: int) -> Iterator[Connection]:
     with engine.execution_options(**{_IMMEDIATE: True}).connect() as connection:
         with stage("lock"):
             if engine.dialect.name == "postgresql":
+                waited = Waited(connection, locks)
                 while not _locked(connection, sorted(locks)):
-                    _end_hung(connection, locks)
+                    waited.end_hung()
             else:
                 connection.begin()
         yield connection
@@ -113,18 +124,54 @@ def _locked(connection: Connection, locks: Sequence[int]) -> bool:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
     except OperationalError as error:
         connection.rollback()
-        if isinstance(error.orig, psycopg.errors.LockNotAvailable):
+        if is_locked(error):
             return False
         raise
     connection.execute(text("SET LOCAL lock_timeout = 0"))
     return True
 
 
-def _end_hung(connection: Connection, locks: Sequence[int]) -> None:
-    with connection.begin():
-        ended = connection.execute(text(_END_HUNG), {"locks": list(locks), "hung_s": HUNG_S}).rowcount
-    if ended:
-        log.warning("hung_writer_ended", count=ended, locks=locks)
+def is_locked(error: OperationalError) -> bool:
+    """Whether it is that a lock was not to be had within `lock_timeout`."""
+    return isinstance(error.orig, psycopg.errors.LockNotAvailable)
+
+
+class Waited:
+    """One writer's wait for its locks: who had them when it looked, and since when they have been taking in nothing."""
+
+    def __init__(self, connection: Connection, locks: Sequence[int]) -> None:
+        self._connection, self._locks = connection, list(locks)
+        self._silent_since: dict[Any, float] = {}
+
+    def end_hung(self) -> None:
+        """Look, and end the sessions whose COPY has been at the same byte for HUNG_S."""
+        with self._connection.begin():
+            found = self._connection.execute(text(_COPYING), {"locks": self._locks}).all()
+            now = monotonic()
+            self._silent_since = {row: self._silent_since.get(row, now) for row in found}
+            for row, since in self._silent_since.items():
+                if now - since >= HUNG_S:
+                    self._connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": row.pid})
+                    log.warning("hung_writer_ended", pid=row.pid, locks=self._locks)
+
+
+def change_schema(engine: Engine, change: Callable[[Connection], T]) -> T:
+    """Run a change of the schema in a transaction of its own, where a hardened database lets it.
+
+    It waits for a long read (an audit, a dump) only for moments, and tries again: whoever comes after it waits, too.
+    """
+    while True:
+        try:
+            with writing(engine, MIGRATION_LOCK) as connection:
+                if engine.dialect.name == "postgresql":
+                    connection.exec_driver_sql("SET LOCAL opentoken.migration = 'on'")
+                    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOOK_S}s'")
+                return change(connection)
+        except OperationalError as error:
+            if not is_locked(error):
+                raise
+            log.warning("schema_change_waits", reason="a table is read or written", retry_s=LOOK_S)
+        time.sleep(LOOK_S)
 
 
 def rows(connection: Connection, query: Select[Any]) -> list[Row]:
@@ -178,6 +225,8 @@ class Threads:
         self._writer = ThreadPoolExecutor(1, "ledger-writer")
         self._lender = ThreadPoolExecutor(1, "lease-writer")
         self._readers = ThreadPoolExecutor(READERS, "ledger-reader")
+        self._prompt = ThreadPoolExecutor(PROMPT, "ledger-prompt")
+        self._exporter = ThreadPoolExecutor(1, "checkpoint-exporter")
 
     async def write(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `function` on the one writing thread. It runs to its end even where the caller is cancelled."""
@@ -191,11 +240,18 @@ class Threads:
         """Run `function` on a reading thread."""
         return await self._run(self._readers, lambda: function(*args, **kwargs))
 
+    async def prompt(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `function` on a thread that no audit takes: requests, or the books, wait for it."""
+        return await self._run(self._prompt, lambda: function(*args, **kwargs))
+
+    async def export(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `function` on a thread that may hang with the file system it writes to."""
+        return await self._run(self._exporter, lambda: function(*args, **kwargs))
+
     def close(self) -> None:
         """Wait for what is running."""
-        self._writer.shutdown()
-        self._lender.shutdown()
-        self._readers.shutdown()
+        for pool in (self._writer, self._lender, self._readers, self._prompt, self._exporter):
+            pool.shutdown()
 
     @staticmethod
     async def _run(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:

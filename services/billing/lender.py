@@ -31,7 +31,7 @@ class Lender:
     async def standing(self, request: web.Request) -> web.Response:
         """POST /internal/standing."""
         body = parse(KeyDigest, await request.read())
-        return json_response(await self._threads.read(self._standings.of, body.digest))
+        return json_response(await self._threads.prompt(self._standings.of, body.digest))
 
     async def leases(self, request: web.Request) -> web.Response:
         """POST /internal/leases."""

@@ -16,6 +16,7 @@ log = structlog.get_logger()
 
 MONTHS_AHEAD = 3  # a quarter in which somebody may see the alert
 LOOK_S = 3600.0
+RETRY_S = 60.0  # an audit that reads the table, or a dump, keeps it from changing for minutes
 
 AHEAD = Gauge("opentoken_ledger_partitions_ahead", "Months after this one that have their partition; alert below 1.")
 
@@ -48,5 +49,7 @@ async def keep_ahead(engine: Engine, threads: Threads) -> None:
         try:
             await threads.write(make_ahead, engine)
         except SQLAlchemyError:
-            log.exception("partitions_not_made", retry_s=LOOK_S)
-        await asyncio.sleep(LOOK_S)
+            log.exception("partitions_not_made", retry_s=RETRY_S)
+            await asyncio.sleep(RETRY_S)
+        else:
+            await asyncio.sleep(LOOK_S)

@@ -10,10 +10,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from services.billing.database import MIGRATION_LOCK, writing
+from services.billing.database import change_schema
 
 COMMAND = "python -m services.billing.migrations"
 
@@ -27,13 +27,14 @@ def upgrade(engine: Engine) -> tuple[str | None, str]:
     if engine.dialect.name == "sqlite" and engine.url.database:
         Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
     config = _config()
-    with writing(engine, MIGRATION_LOCK) as connection:
-        if engine.dialect.name == "postgresql":
-            connection.exec_driver_sql("SET LOCAL opentoken.migration = 'on'")  # else a hardened database refuses
+
+    def change(connection: Connection) -> str | None:
         before = MigrationContext.configure(connection).get_current_revision()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
-    return before, _expected(config)
+        return before
+
+    return change_schema(engine, change), _expected(config)
 
 
 def check(engine: Engine) -> None:

@@ -22,9 +22,11 @@ BEGIN
     EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %I TO ledger_owner', current_schema());
     EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO billing_writer, ledger_auditor', current_schema());
-    FOR object IN SELECT oid::regclass AS name FROM pg_class
+    FOR object IN SELECT oid::regclass AS name, relowner <> 'ledger_owner'::regrole AS foreign_owned FROM pg_class
                   WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') LOOP
-        EXECUTE format('ALTER TABLE %s OWNER TO ledger_owner', object.name);
+        IF object.foreign_owned THEN  -- it takes a lock that no reader of the table leaves room for
+            EXECUTE format('ALTER TABLE %s OWNER TO ledger_owner', object.name);
+        END IF;
         EXECUTE format('REVOKE ALL ON %s FROM PUBLIC, billing_writer, ledger_auditor', object.name);
     END LOOP;
     FOR object IN SELECT oid::regprocedure AS name FROM pg_proc

@@ -6,7 +6,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
-from services.billing.database import MIGRATION_LOCK, connect, run_script, writing
+from services.billing.database import change_schema, connect, run_script
 from services.billing.settings import DatabaseSettings
 from shared.settings import load
 
@@ -15,9 +15,7 @@ def harden(engine: Engine) -> None:
     """Run hardening.postgresql.sql, as often as wanted. Raises ProgrammingError for any but a superuser."""
     assert engine.dialect.name == "postgresql", "SQLite has no roles: whoever may write its file may do anything"
     script = Path(__file__).with_name("hardening.postgresql.sql").read_text("utf-8")
-    with writing(engine, MIGRATION_LOCK) as connection:
-        connection.exec_driver_sql("SET LOCAL opentoken.migration = 'on'")
-        run_script(connection, script)
+    change_schema(engine, lambda connection: run_script(connection, script))
 
 
 def main() -> None:

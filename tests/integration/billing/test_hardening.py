@@ -1,17 +1,21 @@
 """Attacks on a hardened PostgreSQL, by role: each is refused with the SQLSTATE named, and nothing has changed."""
 
+import contextlib
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
+from structlog.testing import capture_logs
 
 from services.billing import migrations
 from services.billing.accounts import Accounts, NewKey
 from services.billing.admin_bodies import KeyChanges, KeyLimits
-from services.billing.database import connect
+from services.billing.database import connect, is_locked, reading
 from services.billing.keys import make_key
 from services.billing.ledger import Credit, Ledger
 from services.billing.migrations.hardening import harden
@@ -266,3 +270,47 @@ def test_while_the_next_month_cannot_be_made_there_is_an_alert(
     with pytest.raises(DBAPIError):
         make_ahead(postgres_engine)
     assert "next_partition_missing" in capsys.readouterr().out
+
+
+@contextlib.contextmanager
+def audited(engine: Engine) -> Iterator[None]:
+    """A long read of the books, such as `verify` or a dump."""
+    with reading(engine) as connection:
+        connection.execute(text("SELECT count(*) FROM usage_record, ledger_entry"))
+        yield
+
+
+def test_a_long_read_holds_up_neither_hardening_nor_the_books(postgres_engine: Engine, writer: Engine) -> None:
+    with audited(postgres_engine):
+        harden(postgres_engine)
+        assert Ledger(writer).record([usage()]) == {"recorded": 1}
+
+
+def test_a_month_beside_a_long_read_is_given_up_soon_and_made_later(postgres_engine: Engine, writer: Engine) -> None:
+    more = text(f"SELECT make_partitions({MONTHS_AHEAD + 1})")
+    with audited(postgres_engine), writer.connect() as connection, pytest.raises(OperationalError) as caught:
+        connection.execute(more)
+    assert is_locked(caught.value)
+    with writer.begin() as connection:
+        assert connection.scalar(more) == 1
+
+
+def test_a_request_from_a_clock_that_is_ahead_stops_no_other_month(writer: Engine) -> None:
+    later = datetime.now(UTC) + timedelta(days=31 * (MONTHS_AHEAD + 1))
+    digits = f"{int(later.timestamp() * 1000):012x}"
+    ahead = usage(request_id=f"{digits[:8]}-{digits[8:]}-7000-8000-000000000000")
+    assert Ledger(writer).record([ahead]) == {"recorded": 1}
+    with writer.begin() as connection:
+        made = connection.scalar(text(f"SELECT make_partitions({MONTHS_AHEAD + 4})"))
+    assert made == 3
+
+
+def test_a_change_of_the_schema_waits_for_a_writer_and_goes_through(postgres_engine: Engine) -> None:
+    with ThreadPoolExecutor() as threads, capture_logs() as logs:
+        with postgres_engine.begin() as connection:
+            connection.execute(text("LOCK workspace IN ROW EXCLUSIVE MODE"))
+            hardening = threads.submit(harden, postgres_engine)
+            while not logs:
+                assert not wait([hardening], timeout=0.05).done
+        hardening.result()
+    assert logs[0]["event"] == "schema_change_waits"

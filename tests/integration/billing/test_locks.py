@@ -1,5 +1,7 @@
 """What a writer on PostgreSQL does about another that has the lock it waits for."""
 
+import os
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -44,3 +46,12 @@ def test_a_writer_that_is_at_work_is_waited_for(postgres_engine: Engine, other: 
         work = threads.submit(other.execute, f"SELECT pg_sleep({database.LOOK_S + 1}); COMMIT")
         with writing(postgres_engine, SHARD):
             assert work.exception() is None
+
+
+def test_a_server_that_vanished_is_noticed_within_seconds(postgres_engine: Engine) -> None:
+    with postgres_engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        with socket.socket(fileno=os.dup(driver.fileno())) as ours:
+            assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
+            assert ours.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 5
