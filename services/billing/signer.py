@@ -1,12 +1,13 @@
 """Signs where the trees stand, at most 10 s or 10,000 leaves and a batch apart, and exports it out of our own reach.
 
-A note is first kept in the database, then written to the directory, one file a note and `latest`; what the directory
-misses, after a crash or while it was away, is written the next time. Nothing is remembered but when we last signed.
+A note is first kept in the database, then written to the directory, one file a note and `latest`, on a thread of its
+own: a file system that hangs must hold up neither the books nor the signatures. What the directory misses, after a
+crash or while it was away, is written the next time.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,7 +31,11 @@ SIGN_LEAVES = 5_000  # so this, plus what comes until the next look, stays withi
 SIGN_AFTER_S = 5.0  # half of what is promised, so that one failure in between breaks no promise
 LATEST = "latest"
 
+Work = Callable[[], None]
+Run = Callable[[Work], Awaitable[None]]
+
 SIGNED = Counter("opentoken_ledger_checkpoints_signed_total", "Checkpoints signed.", ["shard"])
+EXPORTED = Counter("opentoken_ledger_checkpoints_exported_total", "Checkpoints written to the directory.", ["shard"])
 FAILED = Counter("opentoken_ledger_checkpoints_failed_total", "Attempts to sign or export that failed.")
 SIZE = Gauge("opentoken_ledger_checkpoint_size", "Leaves that the newest signed checkpoint covers.", ["shard"])
 
@@ -41,9 +46,12 @@ class Signer:
     def __init__(self, engine: Engine, shards: int, key: SigningKey, directory: Path | None) -> None:
         self._engine, self._shards, self._key, self._directory = engine, range(shards), key, directory
         self._signed_at_s = dict.fromkeys(self._shards, float("-inf"))
+        self._unexported = directory is not None
+        for shard in self._shards if self._unexported else ():  # what is not there before its first has no increase
+            EXPORTED.labels(shard)
 
     def sign_due(self) -> None:
-        """Sign and export each shard that has grown by enough, or for long enough. Raises OSError, SQLAlchemyError."""
+        """Sign each shard that has grown by enough, or for long enough. Raises SQLAlchemyError."""
         with reading(self._engine) as connection:
             grown = {shard: _unsigned(connection, shard) for shard in self._shards}
         for shard, leaves in grown.items():
@@ -51,18 +59,34 @@ class Signer:
                 self.sign(shard)
 
     def sign_all(self) -> None:
-        """Sign what is not, and export what is missing in the directory."""
+        """Sign what is not, and export what is missing in the directory. Raises OSError, NoteError, SQLAlchemyError."""
         for shard in self._shards:
             self.sign(shard)
+        self._unexported = self._directory is not None
+        self.export_new()
 
     def sign(self, shard: int) -> None:
-        """Sign where the shard's tree stands, unless that is signed; then export."""
+        """Sign where the shard's tree stands, unless that is signed."""
         with writing(self._engine, shard) as connection:
             if _unsigned(connection, shard):
                 self._insert(connection, shard)
         self._signed_at_s[shard] = time.monotonic()
-        if self._directory is not None:
-            self._export(shard, self._directory / str(shard))
+        self._unexported = self._directory is not None
+
+    def export_new(self) -> None:
+        """Write what the directory misses, if anything may have come since. Raises OSError, NoteError, SQLAlchemyError.
+
+        A `latest` that is no note is a finding for a person: it is not written over.
+        """
+        if self._directory is None or not self._unexported:
+            return
+        self._unexported = False  # first: what is signed meanwhile is for the next time
+        try:
+            for shard in self._shards:
+                self._export(shard, self._directory / str(shard))
+        except BaseException:
+            self._unexported = True
+            raise
 
     def _insert(self, connection: Connection, shard: int) -> None:
         stands = tree.frontier(connection, shard)
@@ -84,6 +108,7 @@ class Signer:
         for each in notes:
             write_file(folder / f"{each['tree_size']:020}", each["note"])
             write_file(latest, each["note"])
+            EXPORTED.labels(shard).inc()
 
 
 def make_signer(engine: Engine, settings: BillingSettings) -> Signer | None:
@@ -101,21 +126,25 @@ def make_signer(engine: Engine, settings: BillingSettings) -> Signer | None:
 
 
 async def keep_signing(signer: Signer, threads: Threads) -> None:
-    """Sign what is due until cancelled, whatever goes wrong; then sign what is left."""
+    """Sign and export what is due until cancelled, whatever goes wrong; then what is left."""
     try:
-        while True:
-            signed = await _tried(signer.sign_due, threads)
-            await asyncio.sleep(LOOK_S if signed else SIGN_AFTER_S)
+        await asyncio.gather(_repeated(signer.sign_due, threads.write), _repeated(signer.export_new, threads.export))
     finally:
-        await _tried(signer.sign_all, threads)
+        await _tried(signer.sign_all, threads.export)
 
 
-async def _tried(sign: Callable[[], None], threads: Threads) -> bool:
+async def _repeated(work: Work, run: Run) -> None:
+    while True:
+        done = await _tried(work, run)
+        await asyncio.sleep(LOOK_S if done else SIGN_AFTER_S)
+
+
+async def _tried(work: Work, run: Run) -> bool:
     try:
-        await threads.write(sign)
-    except (OSError, SQLAlchemyError):
+        await run(work)
+    except (OSError, ValueError, SQLAlchemyError):  # ValueError: the directory's `latest` is not what we wrote
         FAILED.inc()
-        log.exception("checkpoint_not_signed", retry_s=SIGN_AFTER_S)
+        log.exception("checkpoint_not_kept", retry_s=SIGN_AFTER_S)
         return False
     return True
 

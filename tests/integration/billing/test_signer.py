@@ -1,4 +1,6 @@
+import asyncio
 import base64
+import threading
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -79,6 +81,42 @@ def test_where_the_directory_is_away_the_checkpoint_is_kept_and_exported_later(
     assert names(exported) == ["2", LATEST]
 
 
+@pytest.mark.parametrize("garbled", [b"", b"\xff\xfe", b"no note\n"], ids=["empty", "no text", "no note"])
+def test_a_latest_that_is_no_note_is_told_and_not_written_over(
+    ledger: Ledger, made: Signer, exported: Path, garbled: bytes
+) -> None:
+    ledger.record([usage()])
+    made.sign_all()
+    latest = exported / "0" / LATEST
+    latest.write_bytes(garbled)
+    ledger.record([usage()])
+    with pytest.raises(ValueError, match=r"not a checkpoint|decode"):
+        made.sign_all()
+    assert latest.read_bytes() == garbled
+
+
+async def test_a_directory_that_hangs_or_is_garbled_holds_up_neither_the_books_nor_the_signatures(
+    service: Service, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def hang(*_: Any) -> None:
+        hangs.set()
+        goes_on.wait()
+        raise ValueError("no note")
+
+    monkeypatch.setattr(signer, "write_file", hang)
+    monkeypatch.setattr(signer, "SIGN_AFTER_S", 0.01)
+    try:
+        for _ in range(2):
+            event = usage("demo")
+            await service.publish(event)
+            await until(partial(_proved, service, event.request_id))
+            await until(partial(asyncio.to_thread, hangs.is_set))
+    finally:
+        goes_on.set()
+
+
 def test_what_is_new_is_signed_at_once_then_after_a_while_or_when_it_is_much(
     ledger: Ledger, made: Signer, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +128,7 @@ def test_what_is_new_is_signed_at_once_then_after_a_while_or_when_it_is_much(
         before = names(exported) if exported.exists() else []
         ledger.record([usage() for _ in range(events)])
         made.sign_due()
+        made.export_new()
         assert (names(exported) != before) == signed, (events, elapsed_s)
 
 
