@@ -74,7 +74,12 @@ class Spool:
     @property
     def full(self) -> bool:
         """Whether no more should be started whose usage would come here: no bytes left, or a disk that just failed."""
-        return self._bytes >= self._max_bytes or monotonic() < self._failed_until
+        return self._bytes >= self._max_bytes or self.failing
+
+    @property
+    def failing(self) -> bool:
+        """Whether the disk has just failed."""
+        return monotonic() < self._failed_until
 
     @property
     def size_bytes(self) -> int:
@@ -184,8 +189,9 @@ class Outbox:
         A broker that is connected may still not confirm: then there must be room for all that was started, or an answer
         would be refused at its end whose usage the broker has after all.
         """
-        durable = self._bus.connected or (self._spool is not None and not self._spool.full)
-        if not durable or (self._spool is not None and self._spool.percent_full >= START_PERCENT):
+        spool = self._spool
+        durable = self._bus.connected or (spool is not None and not spool.full)
+        if not durable or (spool is not None and (spool.failing or spool.percent_full >= START_PERCENT)):
             raise BillingUnavailable(headers={"Retry-After": "5"})
 
     def ready(self) -> None:

@@ -103,9 +103,10 @@ async def test_rubbish_at_the_end_of_the_log_is_no_event(
 
 
 class Away:
-    """A broker that is not there."""
+    """A broker that is not there, or looks as if it were."""
 
-    connected = False
+    def __init__(self, *, connected: bool = False) -> None:
+        self.connected = connected
 
     async def publish(self, event: Encoded) -> None:
         raise BusError("away")
@@ -117,12 +118,13 @@ class Away:
         pass
 
 
+@pytest.mark.parametrize("connected", [False, True])
 async def test_with_a_full_disk_nothing_is_started_and_what_comes_is_kept_once_there_is_room(
-    tmp_path: Path,
+    tmp_path: Path, connected: bool
 ) -> None:
     spool = Spool(tmp_path, ROOM)
     await spool.open()
-    box = Outbox(Away(), spool)
+    box = Outbox(Away(connected=connected), spool)
     await box.put(numbered(0))
     for attempt in range(3):
         with full_disk((tmp_path / "spool.db-wal").stat().st_size), pytest.raises(BillingUnavailable):
