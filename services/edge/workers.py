@@ -53,6 +53,7 @@ class Workers:
     def __init__(self, urls: Mapping[str, str | Sequence[str]]) -> None:
         self._client = Client()
         self._running: dict[str, Address] = {}
+        self._ending = False
         self._pools = {
             provider: _Pool([URL(one) for one in ([named] if isinstance(named, str) else named)])
             for provider, named in urls.items()
@@ -62,35 +63,41 @@ class Workers:
         """This edge ends. Have what still runs end now, with its worker's last words, and at no cost: else the worker
         would take it for the client who left. Returns when all that has ended, or after BREAK_OFF_S.
         """
+        self._ending = True
         if not self._running:
             return
         log.warning("answers_broken_off", count=len(self._running))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BREAK_OFF_S):
+                while self._running:  # told again and again: a request may reach its worker after the word
+                    await asyncio.gather(*(self._tell(*one, headers) for one in self._by_address().items()))
+                    await asyncio.sleep(TICK_S)
+        for address, request_ids in self._by_address().items():
+            log.warning("answers_cut", address=address[0], port=address[1], count=len(request_ids))
+
+    def _by_address(self) -> Mapping[Address, list[str]]:
         by_address = defaultdict[Address, list[str]](list)
         for request_id, address in self._running.items():
             by_address[address].append(request_id)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(BREAK_OFF_S):
-                await asyncio.gather(*(self._tell(*one, headers) for one in by_address.items()))
-                while self._running:  # noqa: ASYNC110 - it ends one by one, and this once
-                    await asyncio.sleep(TICK_S)
+        return by_address
 
     async def _tell(self, address: Address, request_ids: list[str], headers: Mapping[str, str]) -> None:
         body = BreakOff(request_ids=request_ids).model_dump_json().encode()
-        try:
+        with contextlib.suppress(OSError):  # a worker that drains as well takes a cut as the word
             connection = await self._client.connection(address)
             async with self._client.post(connection, BREAK_OFF, headers, body) as reply:
                 await reply.read()
-        except OSError as error:
-            log.warning("worker_not_told", address=address[0], port=address[1], reason=str(error))
 
     @contextlib.asynccontextmanager
     async def post(self, provider: str, path: str, body: bytes, headers: Mapping[str, str]) -> AsyncIterator[Reply]:
         """Send a request to a worker of `provider`; cut off when the block is left early. `x-request-id` names it.
 
-        Raises NoSupplier where no worker takes the connection, WorkerGone where one was lost after that.
+        Raises NoSupplier where no worker takes the connection, or this edge ends; WorkerGone where one was lost later.
         """
         pool, request_id = self._pools[provider], headers["x-request-id"]
         await self._resolve(pool)
+        if self._ending:
+            raise NoSupplier("this edge stops: send the request again")
         for address in pool.candidates():
             pool.in_flight[address] += 1
             self._running[request_id] = address

@@ -13,11 +13,12 @@ from structlog.testing import capture_logs
 from services.edge import workers as workers_module
 from services.edge.workers import Workers
 from shared import http
-from shared.drain import DRAINING
+from shared.drain import BREAK_OFF, DRAINING, BreakOff
 from shared.errors import NoSupplier
 from shared.ids import new_id
 from tests.servers.process import free_ports
 from tests.unit.edge.running import HELLO, edge_before, serving
+from tests.unit.workers.running import until
 
 NAME = "workers.test"
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
@@ -188,3 +189,38 @@ async def test_a_provider_may_have_several_names_and_one_that_fails_takes_nothin
         async with contextlib.AsyncExitStack() as at_once:
             answers = [await at_once.enter_async_context(workers.post("p", "/", b"", named())) for _ in HOSTS]
             assert {(await answer.read()).decode() for answer in answers} == set(HOSTS)
+
+
+async def test_a_request_that_reaches_its_worker_after_the_word_that_breaks_it_off_is_broken_off_too() -> None:
+    told, ended = list[list[str]](), asyncio.Event()
+
+    async def worker(request: web.Request) -> web.Response:
+        if request.path == BREAK_OFF:
+            told.append(BreakOff.model_validate_json(await request.read()).request_ids)
+            if len(told) > 1:  # by then it runs; the first word came before it
+                ended.set()
+        else:
+            await ended.wait()
+        return web.Response()
+
+    async with serving(worker) as url:
+        workers, headers = Workers({"p": url}), named()
+
+        async def ask() -> int:
+            async with workers.post("p", "/", b"", headers) as answer:
+                return answer.status
+
+        asking = asyncio.create_task(ask())
+        await until(lambda: workers._running, "it is sent")
+        await workers.break_off({})
+        ended.set()
+        assert told[:2] == [[headers["x-request-id"]]] * 2
+        assert await asking == 200
+        workers.close()
+
+
+async def test_an_edge_that_breaks_off_what_runs_begins_nothing_more(names: Names) -> None:
+    async with running(*HOSTS[:1]) as workers:
+        await workers.break_off({})
+        with pytest.raises(NoSupplier, match="stops"):
+            await answered_by(workers)
