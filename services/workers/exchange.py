@@ -22,10 +22,19 @@ class Exchange:
     once the client has left, now (`cut`) or DRAIN_S later (`drain`). So the settlement always runs to its end.
     """
 
-    def __init__(self, asked: Asked, outbox: Outbox, on_disconnect: Literal["cut", "drain"], deadline_s: float) -> None:
+    def __init__(
+        self,
+        asked: Asked,
+        outbox: Outbox,
+        on_disconnect: Literal["cut", "drain"],
+        deadline_s: float,
+        draining: asyncio.Event,
+    ) -> None:
         self.asked, self.trail = asked, Trail()
         self.client_gone = self.client_waiting = self.broken_off = False  # waiting: it takes no more at the moment
+        self._client_chose = False  # to leave: nothing of ours had ended the answer before
         self._outbox, self._on_disconnect, self._deadline_s = outbox, on_disconnect, deadline_s
+        self._draining = draining
         self._scope: asyncio.Timeout | None = None
 
     @contextlib.asynccontextmanager
@@ -42,8 +51,14 @@ class Exchange:
             self._scope = None
 
     def client_left(self) -> None:
-        """Nobody waits for the answer any more."""
-        self.client_gone = True
+        """Nobody waits for the answer any more. Where this process drains, that is taken for the end of an edge, which
+        could not have said so: new connections are refused. No client pays for what may be our doing.
+        """
+        if not self.client_gone:
+            self.client_gone = True
+            if self._draining.is_set():
+                self.break_off()
+            self._client_chose = not self.broken_off
         self._end_in(0.0 if self._on_disconnect == "cut" else DRAIN_S)
 
     def break_off(self) -> None:
@@ -54,7 +69,7 @@ class Exchange:
     @property
     def client_at_fault(self) -> bool:
         """Whether an answer whose time is up ended because of its client."""
-        return self.client_gone or (self.client_waiting and not self.broken_off)
+        return self._client_chose or (self.client_waiting and not self.broken_off)
 
     def overdue(self, *message: str) -> ApiError:
         """What a client is told whose answer took too long for the deadline, or for this process."""
@@ -75,7 +90,9 @@ class Exchange:
 
     async def finished(self, usage: Usage, finish: Finish | None) -> int:
         """Settle an answer that the provider brought to its end."""
-        return await self.settle("client_disconnected" if self.client_gone else "completed", usage, finish)
+        if not self.client_gone:
+            return await self.settle("completed", usage, finish)
+        return await self.settle("client_disconnected" if self._client_chose else "upstream_interrupted", usage, finish)
 
     async def failed(self, error: ApiError | Failed | TimeoutError, usage: Usage) -> ApiError:
         """Settle a request that got no answer, and return what the client is told.
@@ -84,7 +101,7 @@ class Exchange:
         """
         told = self.overdue() if isinstance(error, TimeoutError) else getattr(error, "error", error)
         assert isinstance(told, ApiError)
-        if self.client_gone and isinstance(error, TimeoutError):
+        if self._client_chose and isinstance(error, TimeoutError):
             await self.settle("client_disconnected", usage)
         elif self.trail.attempts:
             await self.settle(outcome_of(told))

@@ -22,7 +22,7 @@ from shared import http
 from shared.bodies import parse
 from shared.bus import Bus
 from shared.catalog import Catalog
-from shared.drain import BREAK_OFF, UNDER_WAY, BreakOff
+from shared.drain import BREAK_OFF, DRAINING, UNDER_WAY, BreakOff
 from shared.errors import InvalidRequest, NoSupplier
 from shared.openai import MAX_BODY_BYTES, ChatRequest, EmbeddingsRequest
 from shared.spool import Outbox, Spool
@@ -85,7 +85,8 @@ class Host:
             )
         except (KeyError, ValueError) as error:
             raise InvalidRequest(f"not a request of the edge: {error}") from None
-        return Exchange(asked, self.outbox, self.upstream.provider.on_disconnect, deadline_ms / 1000)
+        on_disconnect, draining = self.upstream.provider.on_disconnect, request.app[DRAINING]
+        return Exchange(asked, self.outbox, on_disconnect, deadline_ms / 1000, draining)
 
     async def _attend(self, exchange: Exchange, work: Coroutine[None, None, web.StreamResponse]) -> web.StreamResponse:
         """Run the work to its settlement, whether or not the client stays."""

@@ -132,6 +132,11 @@ class Worker:
         assert connector is not None
         await until(lambda: any(one.transport for one in connector._acquired), "the provider is called")
 
+    async def left(self) -> None:
+        """Return once the worker has heard that its clients left."""
+        running = self.app[HOST].running.values()
+        await until(lambda: all(one.client_gone for one in running), "the worker knows that nobody waits")
+
     async def answers(self) -> None:
         """One round trip: whatever the worker had written before is on its way."""
         async with self.session.get(f"{self.url}/health") as response:

@@ -99,6 +99,7 @@ async def test_a_worker_that_is_stopped_still_settles_what_nobody_waits_for(
 ) -> None:
     async with running("google") as worker:
         await leave_after_first_words(worker, chat("google", SLOW, stream=True))
+        await worker.left()
         assert not worker.books.records
     (record,) = worker.books.records
     assert (record.outcome, record.usage_source) == ("client_disconnected", "reported")

@@ -10,6 +10,7 @@ import pytest
 
 from services.workers.host import build_app
 from shared.bus.local import LocalBus
+from shared.drain import DRAINING
 from shared.http import listening
 from shared.sse import Decoder
 from tests.unit.workers.running import (
@@ -92,6 +93,32 @@ async def test_an_answer_that_has_not_begun_within_the_grace_is_a_500_and_free(
     assert (record.outcome, record.cost) == ("upstream_failed", 0)
 
 
+@BOTH
+async def test_a_stream_that_is_cut_while_the_worker_drains_costs_nothing_for_its_edge_may_have_ended(
+    simulator: Simulator, name: str
+) -> None:
+    async with started(name, simulator.url, grace_s=DEADLINE_S) as running:
+        async with running.worker.post(chat(name, LONG, stream=True)) as answer:
+            await answer.content.readany()
+            running.worker.app[DRAINING].set()
+        record = await running.worker.books.only()
+        assert (record.outcome, record.cost) == ("upstream_interrupted", 0)
+
+
+@BOTH
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_an_answer_that_is_cut_before_it_begins_while_the_worker_drains_costs_nothing(
+    simulator: Simulator, name: str, stream: bool
+) -> None:
+    async with started(name, simulator.url, grace_s=DEADLINE_S) as running:
+        asking = asyncio.create_task(running.worker.ask(chat(name, "Hi [[mute]]", stream=stream)))
+        await running.worker.calling()
+        running.worker.app[DRAINING].set()
+        asking.cancel()
+        record = await running.worker.books.only()
+        assert (record.outcome, record.cost) == ("upstream_failed", 0)
+
+
 @pytest.mark.parametrize(("grace_s", "source"), [(DEADLINE_S, "reported"), (0.1, "estimated")])
 async def test_an_answer_of_google_that_nobody_waits_for_settles_before_the_worker_is_gone(
     simulator: Simulator, grace_s: float, source: str
@@ -100,6 +127,7 @@ async def test_an_answer_of_google_that_nobody_waits_for_settles_before_the_work
     async with started("google", simulator.url, grace_s) as running:
         async with running.worker.post(chat("google", prompt, stream=True)) as answer:
             await answer.content.readany()
+        await running.worker.left()
         await running.stop()
         (record,) = running.worker.books.records
     assert (record.outcome, record.usage_source) == ("client_disconnected", source)
