@@ -89,13 +89,14 @@ class Idempotency:
         }
         try:
             found = await self._billing.claim(claim)
+            if found["state"] == "abandoned":
+                path, gone = asked.request.path, found["request_id"]
+                lost = worker_lost(gone, asked.standing, asked.model, path, stream=asked.stream)
+                found = await self._billing.claim(claim | {"lost": lost.model_dump()})
         except (BillingUnavailable, asyncio.CancelledError):
             self._start(self._release(asked.id))  # it may have been made all the same
             raise
-        if found["state"] != "abandoned":
-            return found
-        lost = worker_lost(found["request_id"], asked.standing, asked.model, asked.request.path, stream=asked.stream)
-        return await self._billing.claim(claim | {"lost": lost.model_dump()})
+        return found
 
     async def _settled(self, request_id: str, serve: Serve) -> web.StreamResponse:
         """Serve, then keep the answer, or free the key of what is known to have cost nothing.
@@ -104,6 +105,9 @@ class Idempotency:
         """
         try:
             answer = await serve()
+        except BillingUnavailable:  # no credit could be asked for, so nothing was sent
+            self._start(self._release(request_id))  # which may take as long again
+            raise
         except ApiError as error:
             if not isinstance(error, InternalError):
                 await self._release(request_id)

@@ -20,9 +20,12 @@ from services.billing.database import connect, writing
 from services.billing.tables import idempotency_key
 from services.edge import idempotency
 from services.edge.app import build_app as build_edge
+from services.edge.billing import Billing
+from services.edge.credit import Credit
 from services.simulator.app import build_app as build_simulator
 from services.workers.host import build_app as build_worker
 from shared.bus.local import LocalBus
+from shared.errors import BillingUnavailable
 from shared.http import listening
 from shared.ids import new_id
 from tests.integration.billing.books import books
@@ -163,6 +166,20 @@ async def test_a_request_that_was_not_admitted_leaves_its_key_free(edges: Edges)
         assert (await edges.ask(chat(), "key", edge, made["secret"])).code == "insufficient_credit"
 
 
+async def test_a_request_that_billing_could_not_be_asked_credit_for_leaves_its_key_free(
+    edges: Edges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any) -> None:
+        raise BillingUnavailable
+
+    with monkeypatch.context() as outage:
+        outage.setattr(Credit, "admit", away)
+        refused = await edges.ask(chat(), "key")
+        assert (refused.status, refused.code) == (503, "billing_unavailable")
+    assert (await edges.settled(chat(), "key")).status == 200
+    assert len(edges.debits()) == 1
+
+
 @pytest.mark.parametrize("key", ["", "k" * 256])
 async def test_a_key_that_is_empty_or_too_long_is_a_400_that_names_the_header(edges: Edges, key: str) -> None:
     answer = await edges.ask(chat(), key)
@@ -235,6 +252,22 @@ async def test_a_request_whose_edge_was_lost_is_run_again_after_a_while_and_stay
     for one in edges.silent:
         assert one.transport is not None
         one.transport.abort()  # both edges see their worker lost, so nothing is left to wait for
+
+
+async def test_a_key_whose_taking_over_from_an_abandoned_request_was_not_confirmed_is_free_again(
+    edges: Edges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = Billing.claim
+
+    async def unheard(billing: Billing, new: dict[str, Any]) -> dict[str, Any]:
+        if "lost" in new:
+            raise BillingUnavailable
+        return await claim(billing, new) | {"state": "abandoned", "request_id": new_id()}
+
+    with monkeypatch.context() as outage:
+        outage.setattr(Billing, "claim", unheard)
+        assert (await edges.ask(chat(), "key")).code == "billing_unavailable"
+    assert (await edges.settled(chat(), "key")).status == 200
 
 
 async def test_without_billing_nothing_runs_under_a_key(edges: Edges) -> None:
