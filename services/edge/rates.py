@@ -92,9 +92,10 @@ class Rates:
             return Admitted({})
         buckets = self._buckets(standing.key_id, {name: max(1, limit // edges) for name, limit in limited.items()})
         amounts = {name: min(1 if name == "requests" else tokens, bucket.limit) for name, bucket in buckets.items()}
-        for name, bucket in buckets.items():
-            if wait_ns := bucket.wait_ns(amounts[name]):
-                raise EXCEEDED[name](headers={**_headers(limited, buckets), **_retry(wait_ns)})
+        waits_ns = {name: bucket.wait_ns(amounts[name]) for name, bucket in buckets.items()}
+        longest = max(waits_ns, key=waits_ns.__getitem__)
+        if wait_ns := waits_ns[longest]:
+            raise EXCEEDED[longest](headers={**_headers(limited, buckets), **_retry(wait_ns)})
         for name, bucket in buckets.items():
             bucket.take(amounts[name])
         return Admitted(_headers(limited, buckets), buckets.get("tokens"), amounts.get("tokens", 0))

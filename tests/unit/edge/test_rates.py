@@ -117,6 +117,14 @@ def test_a_refusal_takes_nothing_and_says_what_is_exceeded_and_how_long_to_wait(
     assert limited.admit(key("another", requests_per_minute=1), 0).headers["x-ratelimit-remaining-requests"] == "0"
 
 
+def test_who_is_over_both_limits_is_told_the_longer_wait() -> None:
+    limited, mine = Rates(Clock()), key(requests_per_minute=1, tokens_per_minute=600)
+    limited.admit(mine, 0).settle(1200)
+    with pytest.raises(TokenRateExceeded) as refused:
+        limited.admit(mine, 600)
+    assert (refused.value.headers["Retry-After"], refused.value.headers["retry-after-ms"]) == ("120", "120000")
+
+
 def test_an_estimate_is_put_right_by_what_was_used_either_way() -> None:
     clock = Clock()
     limited, mine = Rates(clock), key(tokens_per_minute=600)
