@@ -21,7 +21,7 @@ FRESH_S = 600.0  # while every change is announced; a net for what nobody though
 UNWATCHED_S = 0.5  # while changes may be missed
 UNKNOWN_S = 2.0  # how long a wrong key is remembered as wrong
 STALE_S = 60.0  # how long a standing is used while billing is away: as long as a lease is good
-MOST_KEYS = 10_000  # some 10 MB; the longest unused are forgotten first
+MOST_KEYS = 10_000  # some 10 MB; wrong keys are forgotten first, then the longest unused
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,8 @@ class Accounts:
         known = self._known.get(digest)
         if known is None or monotonic() - known.at > self._good_s(known):
             known = await self._refreshed(digest, known)
+        elif known.standing is not None:
+            self._known.move_to_end(digest)
         if known.standing is None or known.standing.revoked:
             raise InvalidKey
         return known.standing
@@ -106,9 +108,9 @@ class Accounts:
 
     def _forget(self, digests: set[str]) -> None:
         self._changes += 1
+        self._asking.clear()  # those answers may be older than the change
         for digest in digests:
             del self._known[digest]
-            self._asking.pop(digest, None)
 
     async def _refreshed(self, digest: str, known: _Remembered | None) -> _Remembered:
         task = self._asking.get(digest)
@@ -120,6 +122,8 @@ class Accounts:
         except BillingUnavailable:
             if known is None or known.standing is None or monotonic() - known.at > STALE_S:
                 raise
+            if self._known.get(digest) is not known:  # it changed meanwhile
+                raise
             return known
 
     async def _ask(self, digest: str) -> _Remembered:
@@ -128,7 +132,7 @@ class Accounts:
         remembered = _Remembered(None if answer is None else Standing.of(answer), at)
         if changes == self._changes:  # else the answer may be older than the change
             self._known[digest] = remembered
-            self._known.move_to_end(digest)
+            self._known.move_to_end(digest, last=answer is not None)
             if len(self._known) > MOST_KEYS:
                 self._known.popitem(last=False)
         return remembered

@@ -41,11 +41,15 @@ async def asking() -> AsyncIterator[Asking]:
         gate.set()
 
 
+async def asked_about(asking: Asking, times: int) -> None:
+    while len(asking.bank.asked) < times:  # noqa: ASYNC110 - billing is a peer, not a task of ours
+        await asyncio.sleep(0.001)
+
+
 async def test_many_requests_with_a_new_key_ask_billing_once(asking: Asking) -> None:
     asking.open.clear()
     waiting = [asyncio.create_task(asking.accounts.standing(KEY)) for _ in range(50)]
-    while not asking.bank.asked:  # noqa: ASYNC110 - billing is a peer, not a task of ours
-        await asyncio.sleep(0.001)
+    await asked_about(asking, 1)
     waiting[0].cancel()  # a client that leaves takes nobody's answer away
     asking.open.set()
     first, *others = await asyncio.gather(*waiting, return_exceptions=True)
@@ -117,13 +121,42 @@ async def test_an_answer_that_a_change_overtook_is_not_remembered(asking: Asking
     asking.accounts.began()
     asking.open.clear()
     task = asyncio.create_task(asking.accounts.standing(KEY))
-    while not asking.bank.asked:  # noqa: ASYNC110 - billing is a peer, not a task of ours
-        await asyncio.sleep(0.001)
+    await asked_about(asking, 1)
     asking.accounts.changed(AccountChanged(workspace_id="w"))
     asking.open.set()
     await task
     await asking.accounts.standing(KEY)
     assert len(asking.bank.asked) == 2
+
+
+async def test_a_request_that_follows_a_change_does_not_wait_for_an_answer_from_before_it(asking: Asking) -> None:
+    asking.accounts.began()
+    asking.open.clear()
+    before = asyncio.create_task(asking.accounts.standing(KEY))
+    await asked_about(asking, 1)
+    asking.bank.known[digest(KEY)] = standing(revoked_at=PAST)
+    asking.accounts.changed(AccountChanged(workspace_id="w", key_id="AbCdEfGh1234"))
+    after = asyncio.create_task(asking.accounts.standing(KEY))
+    await asyncio.sleep(0)
+    asking.open.set()
+    await before
+    with pytest.raises(InvalidKey):
+        await after
+
+
+async def test_while_billing_is_away_a_key_that_changed_is_not_good_as_it_was_before(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accounts, "UNWATCHED_S", 0.0)
+    await asking.accounts.standing(KEY)
+    asking.bank.away = True
+    asking.open.clear()
+    waiting = asyncio.create_task(asking.accounts.standing(KEY))
+    await asked_about(asking, 2)
+    asking.accounts.changed(AccountChanged(workspace_id="w", key_id="AbCdEfGh1234"))
+    asking.open.set()
+    with pytest.raises(BillingUnavailable):
+        await waiting
 
 
 async def test_a_key_that_was_just_made_works_as_soon_as_that_is_announced(asking: Asking) -> None:
@@ -195,6 +228,25 @@ async def test_the_longest_unused_keys_are_forgotten_first(asking: Asking, monke
     for key in (*keys, keys[2], keys[0]):
         await asking.accounts.standing(key)
     assert asking.bank.asked == [digest(key) for key in (*keys, keys[0])]
+
+
+async def test_a_key_that_is_in_use_is_not_forgotten(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "MOST_KEYS", 2)
+    used, unused, new = keys = [f"sk-optk-{number}" for number in range(3)]
+    asking.bank.known = {digest(key): standing() for key in keys}
+    for key in (used, unused, used, new, used):
+        await asking.accounts.standing(key)
+    assert asking.bank.asked == [digest(key) for key in keys]
+
+
+async def test_wrong_keys_do_not_push_out_good_ones(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts, "MOST_KEYS", 2)
+    await asking.accounts.standing(KEY)
+    for number in range(5):
+        with pytest.raises(InvalidKey):
+            await asking.accounts.standing(f"sk-optk-wrong-{number}")
+    await asking.accounts.standing(KEY)
+    assert asking.bank.asked.count(digest(KEY)) == 1
 
 
 @pytest.mark.parametrize(
