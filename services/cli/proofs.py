@@ -29,6 +29,7 @@ from services.cli.receipt import public_keys, show_findings
 from services.cli.settings import Settings
 from shared.settings import load
 
+EXPORTED = "give --checkpoints, or OPENTOKEN_CHECKPOINT_DIR, the directory that billing exports them to, or neither"
 LINE = ("class", "day", "model", "request_id", "books_usd", "provider_usd", "books_tokens", "provider_tokens")
 Database = Annotated[str | None, typer.Option("--database", help="SQLAlchemy URL; else OPENTOKEN_DATABASE_URL.")]
 
@@ -110,6 +111,8 @@ def verify(
     with open_ledger(database) as engine, reading(engine) as connection:
         leaves = sum(sizes(connection).values())
         outside = list(kept_outside(checkpoints or settings.checkpoints(), keys))
+        if not outside and (named := checkpoints or settings.checkpoint_dir):
+            raise Failed(f"{named} holds no checkpoint: {EXPORTED}", UNCHECKED)
         signed = [*kept_inside(connection, keys), *outside]
         if signed and not keys:
             raise Failed(f"there are signed checkpoints, but no public keys in {file}: give --key FILE", UNCHECKED)

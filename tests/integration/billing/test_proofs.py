@@ -87,6 +87,22 @@ def test_verify_says_that_the_books_are_right_and_against_what_it_checked_them(
     assert "give --key FILE" in err
 
 
+def test_verify_against_a_place_that_holds_no_checkpoint_could_not_be_checked(
+    run: Run, ledger: Ledger, engine: Engine, tmp_path: Path
+) -> None:
+    ledger.record([usage()])
+    (tmp_path / "empty").mkdir()
+    url = engine.url.render_as_string(hide_password=False)
+    for place in (tmp_path / "empty", tmp_path / "typo"):
+        for code, out, err in (
+            run("verify", "--checkpoints", place),
+            opentoken("verify", "--database", url, OPENTOKEN_CHECKPOINT_DIR=str(place)),
+        ):
+            assert (code, out) == (2, "")
+            assert f"{place} holds no checkpoint: give --checkpoints" in err
+    assert opentoken("verify", "--database", url, OPENTOKEN_DATA_DIR=str(tmp_path / "typo"))[0] == 0
+
+
 def test_verify_names_the_row_what_was_expected_and_what_is_there(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
     engine = connect(url)
