@@ -5,6 +5,7 @@ What a receipt shows must be what its leaves say, and a signed checkpoint must h
 
 import base64
 import binascii
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -65,13 +66,22 @@ def _proved(
         return None, [Finding("proof", part, "a leaf, a path and a checkpoint signed with a key given", str(error))]
     if found != kind or not checkpoint.origin.endswith(f"/{row['shard']}"):
         return None, [Finding("proof", part, f"a leaf {kind} of {checkpoint.origin}", f"{found} of {row['shard']}")]
-    if not verify_inclusion(leaf_hash(leaf), proof["leaf_index"], checkpoint.size, path, checkpoint.root):
+    index = proof["leaf_index"]
+    if type(index) is not int or not verify_inclusion(leaf_hash(leaf), index, checkpoint.size, path, checkpoint.root):
         tree = f"in the tree of {checkpoint.size} leaves with root {checkpoint.root.hex()}"
         return None, [Finding("proof", part, tree, "the path does not lead there")]
-    return row | {"leaf_index": proof["leaf_index"]}, []
+    told = {name: proof.get(name) for name in ("shard", "tree_size")}
+    if not _same(told, expected := {"shard": row["shard"], "tree_size": checkpoint.size}):
+        return None, [Finding("proof", part, str(expected), str(told))]
+    return row | {"leaf_index": index}, []
 
 
 def _shown(part: str, shown: Mapping[str, Any], proved: Mapping[str, Any]) -> Iterator[Finding]:
     for name in sorted((shown.keys() | proved.keys()) - {"debit", "proof"}):
-        if name not in shown or name not in proved or shown[name] != proved[name]:
+        if name not in shown or name not in proved or not _same(shown[name], proved[name]):
             yield Finding("shown", f"{part}.{name}", str(proved.get(name)), str(shown.get(name)))
+
+
+def _same(one: object, other: object) -> bool:
+    """Whether both are the same JSON; Python would take 1, 1.0 and true for equal."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
