@@ -33,7 +33,10 @@ def verify(
     """Check, offline, that a receipt is in the books and says what they say."""
     keys = public_keys(key)
     try:
-        findings = list(receipt_findings(json.loads(file.read_text("utf-8")), keys))
+        shown = json.loads(file.read_text("utf-8-sig"))
+        if shown.keys() == {"error"}:
+            raise Failed(f"{file} is an error answer, no receipt: {shown['error']['message']}", UNCHECKED)
+        findings = list(receipt_findings(shown, keys))
     except OSError as error:
         raise Failed(str(error), UNCHECKED) from None
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:

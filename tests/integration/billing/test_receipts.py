@@ -57,12 +57,35 @@ def test_a_change_of_anything_that_a_receipt_shows_is_found(receipt: dict[str, A
     assert checks({name: receipt[name] for name in receipt if name != "cost_usd"}, key) == {"shown"}
 
 
+def test_a_number_or_truth_value_of_another_type_is_found_in_a_receipt(receipt: dict[str, Any], key: PublicKey) -> None:
+    for shown, name, value in (
+        (receipt, "stream", 0),
+        (receipt, "duration_ms", 1200.0),
+        (receipt["tokens"], "cache_write", False),
+        (receipt["attempts"][0], "status", 200.0),
+        (receipt["debit"], "seq", True),
+        (receipt["debit"], "leaf_index", float(receipt["debit"]["leaf_index"])),
+    ):
+        kept, shown[name] = shown[name], value
+        assert shown[name] == kept, "equal to Python, and not the same"
+        assert checks(receipt, key) == {"shown"}, name
+        shown[name] = kept
+
+
 @pytest.mark.parametrize("part", ["record", "debit"])
 def test_a_change_of_any_part_of_a_proof_is_found(receipt: dict[str, Any], key: PublicKey, part: str) -> None:
     for name, value in (
         ("leaf", lambda leaf: leaf.replace("billing", "mallory") if part == "debit" else leaf.replace("google", "g")),
         ("leaf", lambda leaf: leaf + " "),
         ("leaf_index", lambda index: index + 1),
+        ("leaf_index", float),
+        ("leaf_index", str),
+        ("tree_size", lambda size: size + 1),
+        ("tree_size", float),
+        ("tree_size", None),
+        ("shard", lambda shard: shard + 9),
+        ("shard", bool),
+        ("shard", None),
         ("path", lambda path: path[:-1]),
         ("path", lambda path: [*path, path[0]]),
         ("path", lambda path: ["no base64!", *path[1:]]),
@@ -71,9 +94,21 @@ def test_a_change_of_any_part_of_a_proof_is_found(receipt: dict[str, Any], key: 
     ):
         changed = copy.deepcopy(receipt)
         proof = changed["proof"] if part == "record" else changed["debit"]["proof"]
-        before, proof[name] = proof[name], value(proof[name])
-        assert proof[name] != before, name
-        assert "proof" in checks(changed, key), (name, proof[name])
+        before = proof.pop(name)
+        if value is not None:
+            proof[name] = value(before)
+            assert repr(proof[name]) != repr(before), name
+        assert checks(changed, key) == {"proof"}, (name, proof.get(name))
+
+
+def test_a_truth_value_is_no_leaf_index(engine: Engine, ledger: Ledger, tmp_path: Path) -> None:
+    event = usage()
+    ledger.record([usage(outcome="upstream_failed"), event])
+    Signer(engine, 1, key := make_key(tmp_path / "key"), tmp_path / "checkpoints").sign_all()
+    receipt = Books(engine).receipt(event.request_id, None)
+    assert receipt["proof"]["leaf_index"] == 1
+    receipt["proof"]["leaf_index"] = True
+    assert checks(receipt, key.public) == {"proof"}
 
 
 def test_a_debit_that_is_left_out_or_is_another_requests_is_found(
@@ -103,9 +138,14 @@ def test_a_receipt_is_verified_offline_by_the_command(receipt: dict[str, Any], k
         ("{}", 2),
         ("[]", 2),
         ("no", 2),
+        (f"\ufeff{json.dumps(receipt)}", 0),
         (json.dumps(receipt | {"proof": {"leaf": 1}}), 2),
     ):
         file.write_text(text)
         code, _, err = opentoken("receipt", "verify", file, "--key", keys, OPENTOKEN_DATABASE_URL="sqlite:////nowhere")
         assert code == expected, (text, err)
         assert "Traceback" not in err
+    file.write_text('{"error": {"message": "generation not found", "type": "invalid_request_error", "code": null}}')
+    code, _, err = opentoken("receipt", "verify", file, "--key", keys)
+    assert code == 2
+    assert "is an error answer, no receipt: generation not found" in err
