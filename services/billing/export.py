@@ -17,8 +17,10 @@ from typing import Final
 import orjson
 from sqlalchemy import ColumnElement, Connection, Engine, Table, select
 
+from services.billing.books import no_workspace
 from services.billing.database import reading
 from services.billing.leaves import COLUMNS, Kind, leaf
+from services.billing.ledger import heads
 from services.billing.scan import PAGE, TABLES, Placed, rows_of, sizes
 from services.billing.tables import checkpoint
 from shared.events import utc_text
@@ -51,24 +53,37 @@ class Selection:
 
 
 def jsonl(engine: Engine, selection: Selection) -> Iterator[bytes]:
-    """The export in pieces, each from a read of its own: every leaf in the order of the trees, shard by shard."""
+    """The export in pieces, each from a read of its own: every leaf in the order of the trees, shard by shard.
+
+    Raises NotFound before the first piece.
+    """
     with reading(engine) as connection:
-        trees = sizes(connection)
-        heads = b"".join(_head(connection, shard, size) for shard, size in trees.items())
+        trees = _trees(connection, selection)
+        roots = b"".join(_root(connection, shard, size) for shard, size in trees.items())
     for rows in _pages(engine, trees, tuple(TABLES), selection):
         yield b"".join(leaf(kind, row) + b"\n" for _, kind, row in rows)
     if selection.whole:
-        yield heads
+        yield roots
 
 
 def table(engine: Engine, kind: Kind, selection: Selection) -> Iterator[bytes]:
-    """The rows of one kind as CSV, in pieces; the first one is the header. What is null is empty."""
+    """The rows of one kind as CSV, in pieces; the first one is the header. What is null is empty.
+
+    Raises NotFound before the first piece.
+    """
     names = ("leaf_index", *COLUMNS[kind])
     with reading(engine) as connection:
-        trees = sizes(connection)
+        trees = _trees(connection, selection)
     yield _csv([names])
     for rows in _pages(engine, trees, (kind,), selection):
         yield _csv([(index, *map(_cell, row.values())) for index, _, row in rows])
+
+
+def _trees(connection: Connection, selection: Selection) -> dict[int, int]:
+    """The sizes of the trees. Raises NotFound where the workspace selected does not exist."""
+    if selection.workspace_id is not None and not heads(connection, [selection.workspace_id]):
+        raise no_workspace(selection.workspace_id)
+    return sizes(connection)
 
 
 def _pages(
@@ -85,7 +100,7 @@ def _pages(
             yield rows  # with the connection given back: whoever downloads may take their time
 
 
-def _head(connection: Connection, shard: int, size: int) -> bytes:
+def _root(connection: Connection, shard: int, size: int) -> bytes:
     of_tree = (checkpoint.c.shard == shard) & (checkpoint.c.tree_size == size)
     root: bytes = connection.execute(select(checkpoint.c.root).where(of_tree)).scalar_one()
     head = {"k": TREE, "root": root.hex(), "shard": str(shard), "tree_size": str(size)}

@@ -142,6 +142,8 @@ async def test_exports_are_downloaded_whole_over_the_api_and_filters_are_checked
     ):
         async with service.client.get(f"/v1/{path}", headers=headers) as answer:
             assert (answer.status, await answer.read()) == (200, expected)
+    for path in ("export.jsonl?workspace_id=nosuch", "export.csv?kind=usage&workspace_id=nosuch"):
+        assert (await service.get(f"/v1/{path}", 404))["error"]["message"] == 'workspace "nosuch" not found'
     for path in ("export.csv", "export.csv?kind=keys", "export.jsonl?from=yesterday", "export.jsonl?colour=red"):
         assert (await service.get(f"/v1/{path}", 400))["error"]["param"]
 
