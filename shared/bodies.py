@@ -1,5 +1,6 @@
 """Bodies from outside: strict models, and errors that name the member at fault and its path."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -18,11 +19,20 @@ class Strict(BaseModel):
 
 
 def parse(kind: type[M], sent: bytes | Mapping[str, str]) -> M:
-    """The model in a JSON body, or in a query string's parameters. Raises InvalidRequest."""
+    """The model in a JSON body, or in a query string's parameters, each given once. Raises InvalidRequest."""
+    if not isinstance(sent, bytes):
+        _once(sent)
     try:
         return kind.model_validate_json(sent) if isinstance(sent, bytes) else kind.model_validate(dict(sent))
     except ValidationError as error:
         raise _explain(error.errors(include_url=False, include_context=False), sent) from None
+
+
+def _once(parameters: Mapping[str, str]) -> None:
+    """Refuse a name that stands twice in a query string: a mapping of many values would keep only one."""
+    for name, times in Counter(name for name, _ in parameters.items()).items():
+        if times > 1:
+            raise InvalidRequest(f"{name}: give it once", param=name)
 
 
 def _explain(problems: list[ErrorDetails], sent: bytes | Mapping[str, str]) -> InvalidRequest:

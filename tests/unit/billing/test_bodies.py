@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import MultiDict
 
 from services.billing.admin_bodies import MAX_CREDIT_USD, NewCredit, NewKey, NewWorkspace
 from services.billing.bodies import EntriesQuery
@@ -55,3 +56,10 @@ def test_a_refused_body_or_query_names_the_member_and_what_is_wrong_with_it(
         parse(kind, body)
     assert caught.value.param == param
     assert message in caught.value.message
+
+
+def test_a_parameter_that_is_given_twice_is_refused_by_name_whatever_its_values() -> None:
+    for second in ("promo", "cash", "zzz"):
+        with pytest.raises(InvalidRequest, match="contra: give it once") as caught:
+            parse(EntriesQuery, MultiDict([("contra", "cash"), ("limit", "1"), ("contra", second)]))
+        assert caught.value.param == "contra"
