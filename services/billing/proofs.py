@@ -15,7 +15,7 @@ from services.billing.database import Row, reading, row, rows
 from services.billing.leaves import Kind, leaf
 from services.billing.merkle import consistency_proof, inclusion_proof
 from services.billing.tables import checkpoint, signed_checkpoint
-from shared.errors import NotFound
+from shared.errors import InvalidRequest, NotFound
 from shared.events import utc_text
 
 
@@ -50,11 +50,14 @@ class Proofs:
             }
 
     def consistency(self, shard: int, first: int, second: int | None) -> dict[str, Any]:
-        """The proof that the signed tree of `second` leaves, or the newest, begins with that of `first`."""
+        """The proof that the signed tree of `second` leaves, or the newest, begins with that of `first`.
+
+        Raises InvalidRequest, NotFound.
+        """
+        if second is not None and first > second:
+            raise InvalidRequest("first: no tree begins with a larger one: exchange first and second", param="first")
         with reading(self._engine) as connection:
             old, new = _checkpoint(connection, shard, first), _checkpoint(connection, shard, second)
-            if old["tree_size"] > new["tree_size"]:
-                raise NotFound(f"the tree of {new['tree_size']} leaves is the smaller one: exchange first and second")
             sizes = old["tree_size"], new["tree_size"]
             path = tree.proved(connection, shard, lambda read: consistency_proof(read, *sizes))
         return {

@@ -204,7 +204,9 @@ async def test_auditors_read_checkpoints_and_prove_leaves_and_growth_by_them(
     grown = await service.get("/v1/proofs/consistency?first=2")
     old = verified(grown["first_checkpoint"], known)
     assert merkle.verify_consistency(2, 4, old.root, root, hashes(grown["path"]))
-    await service.get("/v1/proofs/consistency?first=3&second=2", 404)
+    for first, second in ((3, 2), (14, 1)):  # whether there are such trees, or not
+        refused = await service.get(f"/v1/proofs/consistency?first={first}&second={second}", 400)
+        assert "exchange first and second" in refused["error"]["message"]
 
 
 async def _proved(service: Service, request_id: str) -> bool:
