@@ -28,7 +28,10 @@ class Billing:
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         if settings.actor is not None:
             # http.client writes headers in Latin-1: so the bytes of UTF-8, which billing reads, go through unharmed.
-            self._headers["x-opentoken-actor"] = settings.actor.encode().decode("latin-1")
+            try:
+                self._headers["x-opentoken-actor"] = settings.actor.encode().decode("latin-1")
+            except UnicodeEncodeError:
+                raise Failed("OPENTOKEN_ACTOR is no UTF-8: use 1 to 64 printable characters") from None
 
     @classmethod
     def found(cls) -> Self:

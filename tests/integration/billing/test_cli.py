@@ -162,6 +162,7 @@ async def test_what_fails_says_what_to_change(terminal: Terminal) -> None:
         ("admin workspace list", {"OPENTOKEN_ADMIN_TOKEN": "wrong"}, r"invalid api key \(HTTP 401\)"),
         ("admin workspace list", {"OPENTOKEN_DATA_DIR": "/nowhere"}, "no admin token: set OPENTOKEN_ADMIN"),
         ("admin workspace list", {"OPENTOKEN_ACTOR": "a\tb"}, "x-opentoken-actor: use 1 to 64 printable"),
+        ("admin workspace list", {"OPENTOKEN_ACTOR": "bo\udcff"}, "OPENTOKEN_ACTOR is no UTF-8"),
         ("admin workspace list", {"OPENTOKEN_BILLING_URL": "file:///etc"}, "must start with http:// or https://"),
     ):
         with pytest.raises(Failed, match=said):
