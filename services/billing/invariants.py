@@ -110,6 +110,17 @@ DAYS: Final = {
     "sqlite": "substr(recorded_at, 1, 10)",
 }
 
+# What is booked belongs to somebody. Keys are no part of an export: books replayed from one have none, and miss none.
+ORPHAN = """
+SELECT 'workspace ' || booked.workspace_id, 'there, for ' || CAST(count(*) AS TEXT) || ' records and entries', 'none'
+FROM (SELECT workspace_id FROM usage_record UNION ALL SELECT workspace_id FROM ledger_entry) AS booked
+LEFT JOIN workspace ON workspace.id = booked.workspace_id WHERE workspace.id IS NULL GROUP BY booked.workspace_id
+UNION ALL
+SELECT 'api_key ' || record.key_id, 'there, for ' || CAST(count(*) AS TEXT) || ' records', 'none'
+FROM usage_record AS record LEFT JOIN api_key ON api_key.id = record.key_id
+WHERE api_key.id IS NULL AND EXISTS (SELECT 1 FROM api_key) GROUP BY record.key_id
+"""
+
 QUERIES: Final = {
     "cost": COST,
     "debit": DEBIT,
@@ -120,6 +131,7 @@ QUERIES: Final = {
     "trial balance": TRIAL_BALANCE,
     "reversal": REVERSAL,
     "spend": SPEND,
+    "orphan": ORPHAN,
 }
 """The queries by the name of what they check."""
 

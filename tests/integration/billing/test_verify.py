@@ -21,13 +21,20 @@ from services.billing.migrations.hardening import harden
 from services.billing.publications import kept_inside, kept_outside, sorted_out
 from services.billing.scan import TABLES, page
 from services.billing.signer import Signer
-from services.billing.tables import checkpoint, ledger_entry, usage_record
+from services.billing.tables import api_key, checkpoint, ledger_entry, usage_record
 from services.billing.verify import verify
 from shared.ids import new_id
 from tests.integration.billing.books import TEN_USD
 from tests.unit.billing.events import usage
 
 IDS = {"request_id", "entry_id", "reverses"}
+KEY_OF_USAGE = {
+    "id": usage().key_id,
+    "workspace_id": "w",
+    "digest": "0" * 64,
+    "label": "app",
+    "created_at": datetime(2026, 1, 1, tzinfo=UTC),
+}
 COLUMNS_OF = [(kind, name) for kind, names in COLUMNS.items() for name in (*names, "leaf_index")]
 
 
@@ -154,11 +161,15 @@ def test_a_record_made_cheaper_together_with_its_debit_is_found_by_its_leaf_and_
         ("UPDATE ledger_entry SET balance_after_pico = balance_after_pico + 1 WHERE seq > 2", "trial balance"),
         ("UPDATE ledger_entry SET reverses = entry_id WHERE seq = 1", "reversal"),
         ("UPDATE ledger_entry SET reverses = entry_id WHERE contra = 'revenue'", "reversal"),
+        ("UPDATE workspace SET id = 'zzz' WHERE id = 'a'", "orphan"),
+        ("DELETE FROM workspace WHERE id = 'w'", "orphan"),
+        ("UPDATE api_key SET id = 'zzz'", "orphan"),
     ],
 )
 def test_rows_that_contradict_each_other_are_named_whatever_constraints_were_dropped(
     written: Books, tampered: Connection, change: str, check: str
 ) -> None:
+    tampered.execute(api_key.insert(), KEY_OF_USAGE)
     assert list(violations(tampered, check)) == []
     for name in ("usage_record", "ledger_entry"):  # copies without a constraint, which stand before the real ones
         tampered.execute(text(f"CREATE TEMP TABLE copied AS SELECT * FROM {name}"))
@@ -286,6 +297,8 @@ def test_books_that_are_wholly_gone_are_missed(written: Books, tampered: Connect
         ("DELETE FROM checkpoint WHERE tree_size = 7", "checkpoint"),
         ("UPDATE checkpoint SET first_node = first_node + 1 WHERE tree_size = 7", "checkpoint"),
         ("UPDATE checkpoint SET root = (SELECT root FROM checkpoint WHERE tree_size = 1) WHERE tree_size = 9", "root"),
+        ("UPDATE checkpoint SET frontier = substr(frontier, 1, 0) WHERE tree_size = 13", "frontier"),
+        ("UPDATE checkpoint SET frontier = substr(frontier, 1, 40) WHERE tree_size = 7", "frontier"),
         ("UPDATE signed_checkpoint SET note = note || 'x'", "signature"),
         ("UPDATE signed_checkpoint SET note = (SELECT max(note) FROM signed_checkpoint)", "signature"),
     ],
@@ -296,6 +309,12 @@ def test_a_checkpoint_that_was_tampered_with_is_found(
     tampered.execute(text(change))
     found = written.findings(tampered)
     assert check in {finding.check for finding in found}, found
+
+
+def test_a_checkpoints_time_which_nothing_checks_does_not_stop_the_check(written: Books, tampered: Connection) -> None:
+    unread = "'zz'" if tampered.dialect.name == "sqlite" else "'infinity'"
+    tampered.execute(text(f"UPDATE checkpoint SET recorded_at = {unread}"))
+    assert written.findings(tampered, outside=True) == []
 
 
 def test_a_checkpoint_of_another_key_or_altered_outside_is_found(written: Books, tmp_path: Path) -> None:
