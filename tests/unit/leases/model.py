@@ -4,6 +4,7 @@ Whatever a network, a crash or a clock can do is done at random, by a seed. A re
 """
 
 import heapq
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,7 @@ class Bank:
     limit_pico: int
     clock: "World"
     loans: dict[tuple[str, str], Loan] = field(default_factory=dict)
+    booked: Counter[tuple[str, str]] = field(default_factory=Counter)
     skew: timedelta = timedelta()
     listening_since: datetime = DAWN
     least_pico: int = 0
@@ -41,7 +43,8 @@ class Bank:
 
     def pot(self, key_id: str) -> Pot:
         limit_pico = self.limit_pico - self.spent_pico if key_id else self.balance_pico
-        return Pot(limit_pico, tuple(loan for (_, name), loan in self.loans.items() if name == key_id))
+        ours = [(name, loan) for name, loan in self.loans.items() if name[1] == key_id]
+        return Pot(limit_pico, tuple(replace(loan, booked_pico=self.booked[name]) for name, loan in ours))
 
     def answer(self, edge: str, ask: Ask) -> Lent:
         name = (ask.lease_id, ask.key_id or "")
@@ -63,13 +66,12 @@ class Bank:
         )
 
     def book(self, lease_id: str, cost_pico: int) -> None:
-        """What the ledger's writer does with a record."""
+        """What the ledger's writer does with a record, whether there is such a loan or not."""
         self.balance_pico -= cost_pico
         self.spent_pico += cost_pico
         self.least_pico = min(self.least_pico, self.balance_pico)
         for name in ((lease_id, ""), (lease_id, KEY)):
-            if (loan := self.loans.get(name)) is not None:
-                self.loans[name] = replace(loan, booked_pico=loan.booked_pico + cost_pico)
+            self.booked[name] += cost_pico
 
     def sweep(self) -> None:
         self.loans = {
