@@ -181,6 +181,8 @@ class Credit:
         try:
             for begin in range(0, len(asks) or bool(pending), MAX_ASKS):
                 await self._call(asks[begin : begin + MAX_ASKS], pending if begin == 0 else {})
+            closed = {purse for purse, ask in asks if ask.final}  # all of its leases, in however many calls
+            self._leaving = [purse for purse in self._leaving if purse not in closed]
         except Exception as error:
             for waiter in waiters:
                 if not waiter.answered.done():
@@ -206,13 +208,13 @@ class Credit:
         leaving = {purse.lease_id: purse for purse in self._leaving if purse.is_idle}
         for purse in (waiting | told | everyone | leaving).values():
             ours = [waiter for waiter in waiters if waiter.purse is purse]
-            yield from self._asks_of(purse, ours, renewing=reporting and now + TTL_S / 2 > purse.credit.valid_until)
+            yield from self._asks_of(purse, ours, now + TTL_S / 2 if reporting else 0.0)
 
-    def _asks_of(self, purse: Purse, waiters: list[_Waiter], *, renewing: bool) -> Iterator[tuple[Purse, Ask]]:
+    def _asks_of(self, purse: Purse, waiters: list[_Waiter], renew_before: float) -> Iterator[tuple[Purse, Ask]]:
         final = purse.is_idle and purse in self._leaving and not waiters
         for key_id, lease in purse.all.items():
             ours = [waiter for waiter in waiters if key_id in {None, waiter.key_id}]
-            if ours or final or renewing or lease.has_news or lease.is_low:
+            if ours or final or lease.valid_until < renew_before or lease.has_news or lease.is_low:
                 amounts = [waiter.amount_pico for waiter in ours] or [0]
                 less = any(waiter.less_will_do for waiter in ours)
                 yield purse, purse.ask(key_id, sum(amounts), min(amounts), less_will_do=less, final=final)
@@ -226,16 +228,10 @@ class Credit:
         answers = await self._billing.leases(Asks(edge=self._edge, asks=[ask for _, ask in asked], pending=[*pending]))
         for (purse, ask), lent in zip(asked, answers.lent, strict=True):
             purse.all[ask.key_id].answered(ask, lent, asked_at)
-            if ask.final or lent.closed:
-                self._forget(purse)
+            if lent.closed and self._purses.get(purse.workspace_id) is purse:
+                self._leave(purse.workspace_id)  # billing may still have other leases of it
         for request_id, cost_pico in answers.settled.items():
             pending[request_id].settle(cost_pico)
-
-    def _forget(self, purse: Purse) -> None:
-        if self._purses.get(purse.workspace_id) is purse:
-            del self._purses[purse.workspace_id]
-        if purse in self._leaving:
-            self._leaving.remove(purse)
 
     def _tick(self, now: float) -> None:
         """What is done every ten seconds."""

@@ -94,9 +94,12 @@ class Lease:
         self._recent = (self.used_pico - since, self.used_pico)
 
     def answered(self, asked: Ask, lent: Lent, asked_at: float) -> None:
-        """Billing's answer. It is good from when it was asked for: a late one for less long, or not at all."""
+        """Billing's answer. It is good from when it was asked for: a late one for less long, or not at all.
+
+        Nothing is spent of a lease that billing closed: what was left of it belongs to others now.
+        """
         self.granted_pico = max(self.granted_pico, lent.granted_pico)
-        self.valid_until = max(self.valid_until, asked_at + lent.ttl_s)
+        self.valid_until = 0.0 if lent.closed or asked.final else max(self.valid_until, asked_at + lent.ttl_s)
         self.full_pico, self.is_low = max(0, self.left_pico), False
         self.told = max(self.told, (asked.used_pico, asked.returned_pico))
         self.answer = lent
@@ -197,7 +200,10 @@ class Purse:
         """How far a lease is, and what it wants: to have enough left, and for those who wait at least `needed_pico`."""
         lease = self.all[key_id]
         gone = lease.spoken_for_pico
-        wants = bool(waiting_pico) or (lease.is_low and not how.get("final"))
+        final = how.get("final", False)
+        wants = bool(waiting_pico) or (lease.is_low and not final)
+        if final:
+            lease.valid_until = 0.0  # from now on: billing may close it before its answer is here
         return Ask(
             lease_id=self.lease_id,
             workspace_id=self.workspace_id,

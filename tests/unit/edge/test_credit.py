@@ -290,3 +290,86 @@ async def test_an_answer_that_makes_no_sense_leaves_nobody_waiting(
             patch.setattr(module, "AWAY_PATIENCE_S", 0.0)
             assert await refused(edge, wanted(7)) is BillingUnavailable
         assert await refused(edge, wanted(7)) is None
+
+
+class Time:
+    """A clock that is set."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
+    clock = Time()
+    monkeypatch.setattr(module, "monotonic", clock)
+    return clock
+
+
+async def report(lender: Lender, edge: Credit, clock: Time) -> list[Asks]:
+    """Ten seconds pass; the calls that the edge makes then."""
+    clock.now += module.REPORT_S
+    begun = len(lender.calls)
+    edge._wake.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return lender.calls[begun:]
+
+
+async def test_what_is_left_of_a_lease_that_billing_gave_up_is_not_spent(clock: Time) -> None:
+    async with lending(100 * FLOOR_PICO) as lender:
+        (edge,) = lender.edges
+        first = await edge.admit(wanted(FLOOR_PICO // 2))
+        edge.settle(first, 7)
+        lender.bank.loans.clear()
+        clock.now += 3700
+        second = await edge.admit(wanted(FLOOR_PICO // 2))
+        edge.settle(second, 7)
+        assert second.purse.lease_id != first.purse.lease_id
+
+
+async def test_the_lease_of_a_key_that_is_rarely_used_is_renewed_while_others_are_busy(clock: Time) -> None:
+    async with lending(100 * FLOOR_PICO) as lender:
+        (edge,) = lender.edges
+        await spend(lender, edge, wanted(2, key_id=KEY), 1)
+        for _ in range(12):
+            await spend(lender, edge, wanted(2), 1)
+            await report(lender, edge, clock)
+        lease = edge._purses[WORKSPACE].limited[KEY]
+        assert clock.now < lease.valid_until
+
+
+async def test_credit_is_given_back_when_billing_gave_up_the_lease_of_a_key(clock: Time) -> None:
+    async with lending(10**6 * FLOOR_PICO) as lender:
+        (edge,), bank = lender.edges, lender.bank
+        await spend(lender, edge, wanted(FLOOR_PICO, key_id=KEY), 7)
+        lease_id = edge._purses[WORKSPACE].lease_id
+        del bank.loans[lease_id, KEY]
+        clock.now += 61
+        await spend(lender, edge, wanted(FLOOR_PICO, key_id=KEY), 7)
+        assert edge._purses[WORKSPACE].lease_id != lease_id, "another one begins"
+    assert bank.pot("").available_pico == bank.balance_pico
+
+
+async def test_leases_of_more_keys_than_fit_in_one_call_are_all_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_ASKS", 1)
+    async with lending(10**6 * FLOOR_PICO) as lender:
+        await spend(lender, lender.edges[0], wanted(FLOOR_PICO, key_id=KEY), 7)
+        plain, closed = lender.leases, list[Asks]()
+
+        async def once(asks: Asks) -> Answers:
+            """The second of the two calls that close it is lost."""
+            closed.extend([asks] if any(ask.final for ask in asks.asks) else [])
+            if len(closed) == 2:
+                closed.append(asks)
+                raise BillingUnavailable
+            return await plain(asks)
+
+        monkeypatch.setattr(lender, "leases", once)
+        monkeypatch.setattr(module, "IDLE_S", -1.0)
+        monkeypatch.setattr(module, "AWAY_S", 0.0)
+        monkeypatch.setattr(module, "REPORT_S", 0.02)
+        lender.edges[0]._wake.set()
+        await until(lambda: all(loan.closed for loan in lender.bank.loans.values()), "both are closed")
