@@ -31,7 +31,7 @@ AWAY_PATIENCE_S = (
 RETRY_S = (0.02, 0.2)  # the first and the longest pause meanwhile: about what a recall takes over the broker
 AWAY_S = 0.5  # between calls while billing is away and nobody waits
 MOST_KEYS = 1_000  # with a limit of their own under one lease: some 300 KB; then another lease is begun
-PENDING_S = 300.0  # a worker settles within 60 s of its client's leaving; by then its event has come, or never will
+PENDING_S = 3600.0  # as billing's grace: by then the usage that a worker spooled while the broker was away has come
 
 
 @dataclass(eq=False, slots=True)
@@ -53,6 +53,7 @@ class Credit:
         self._purses: dict[str, Purse] = {}
         self._leaving: list[Purse] = []
         self._waiters: list[_Waiter] = []
+        self._pending: dict[str, tuple[Hold, float]] = {}  # and since when
         self._due: set[str] = set()
         self._wake = asyncio.Event()
         self._reported_at = monotonic()
@@ -75,7 +76,7 @@ class Credit:
         """The request is over. None: only its worker knows what it cost, and billing will."""
         purse = hold.purse
         if cost_pico is None:
-            purse.leave_pending(hold, monotonic())
+            self._pending[hold.request_id] = hold, monotonic()
             return
         hold.settle(cost_pico)
         if purse.is_idle and any(lease.is_scarce for lease in purse.leases(hold.key_id)):
@@ -177,10 +178,10 @@ class Credit:
         """One call, or as many as it takes to tell everything. Raises BillingUnavailable, also to those who wait."""
         waiters, self._waiters = self._waiters, []
         asks = list(self._asks(waiters))
-        pending = self._pending()
+        pending = self._next_pending()
         try:
             for begin in range(0, len(asks) or bool(pending), MAX_ASKS):
-                await self._call(asks[begin : begin + MAX_ASKS], pending if begin == 0 else {})
+                await self._call(asks[begin : begin + MAX_ASKS], pending if begin == 0 else [])
             closed = {purse for purse, ask in asks if ask.final}  # all of its leases, in however many calls
             self._leaving = [purse for purse in self._leaving if purse not in closed]
         except Exception as error:
@@ -219,28 +220,32 @@ class Credit:
                 less = any(waiter.less_will_do for waiter in ours)
                 yield purse, purse.ask(key_id, sum(amounts), min(amounts), less_will_do=less, final=final)
 
-    def _pending(self) -> dict[str, Hold]:
-        held = (hold for purse in (*self._purses.values(), *self._leaving) for hold in purse.pending.values())
-        return {hold.request_id: hold for hold in islice(held, MAX_PENDING)}
+    def _next_pending(self) -> list[str]:
+        """Those that were not asked about for longest: each has its turn, however many do not come."""
+        names = list(islice(self._pending, MAX_PENDING))
+        for name in names:
+            self._pending[name] = self._pending.pop(name)
+        return names
 
-    async def _call(self, asked: list[tuple[Purse, Ask]], pending: dict[str, Hold]) -> None:
+    async def _call(self, asked: list[tuple[Purse, Ask]], pending: list[str]) -> None:
         asked_at = monotonic()
-        answers = await self._billing.leases(Asks(edge=self._edge, asks=[ask for _, ask in asked], pending=[*pending]))
+        answers = await self._billing.leases(Asks(edge=self._edge, asks=[ask for _, ask in asked], pending=pending))
         for (purse, ask), lent in zip(asked, answers.lent, strict=True):
             purse.all[ask.key_id].answered(ask, lent, asked_at)
             if lent.closed and self._purses.get(purse.workspace_id) is purse:
                 self._leave(purse.workspace_id)  # billing may still have other leases of it
         for request_id, cost_pico in answers.settled.items():
-            pending[request_id].settle(cost_pico)
+            self._pending.pop(request_id)[0].settle(cost_pico)
 
     def _tick(self, now: float) -> None:
         """What is done every ten seconds."""
         for purse in (*self._purses.values(), *self._leaving):
             for lease in purse.all.values():
                 lease.tick()
-            for hold in tuple(purse.pending.values()):
-                if now - hold.since > PENDING_S:
-                    hold.settle(0)
+        for request_id, (hold, since) in tuple(self._pending.items()):
+            if now - since > PENDING_S:
+                del self._pending[request_id]
+                hold.settle(0)
         for name, purse in tuple(self._purses.items()):
             unused = purse.is_idle and now - purse.used_at > IDLE_S
             if unused or len(purse.limited) > MOST_KEYS:

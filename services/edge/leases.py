@@ -4,7 +4,7 @@ A request takes a hold of what it is expected to cost, and gives it up for its e
 what was granted less what was returned, used and held; every total only grows, as `shared.leases` says.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from shared.ids import new_id
 from shared.leases import FLOOR_PICO, Ask, Lent
@@ -124,13 +124,11 @@ class Hold:
     request_id: str
     key_id: str | None
     amount_pico: int
-    since: float
 
     def settle(self, cost_pico: int) -> None:
         """The request is over, and cost this. May be called once."""
         for lease in self.purse.leases(self.key_id):
             lease.settle(self.amount_pico, cost_pico)
-        self.purse.pending.pop(self.request_id, None)
 
 
 @dataclass(eq=False, slots=True)
@@ -141,7 +139,6 @@ class Purse:
     lease_id: str = field(default_factory=new_id)
     credit: Lease = field(default_factory=Lease)
     limited: dict[str, Lease] = field(default_factory=dict)
-    pending: dict[str, Hold] = field(default_factory=dict)
     used_at: float = 0.0
 
     def leases(self, key_id: str | None) -> tuple[Lease, ...]:
@@ -187,10 +184,6 @@ class Purse:
         """The first lease without that much, of which billing said that there is no more."""
         return next((one for one in self.leases(key_id) if one.is_short and one.left_pico < amount_pico), None)
 
-    def leave_pending(self, hold: Hold, now: float) -> None:
-        """The request is over, but what it cost is known to its worker alone: the hold stays until billing knows."""
-        self.pending[hold.request_id] = replace(hold, since=now)
-
     def give_back(self) -> None:
         """Return what is left of everything."""
         for lease in self.all.values():
@@ -219,4 +212,4 @@ class Purse:
         for lease in self.leases(key_id):
             lease.hold(amount_pico)
         self.used_at = now
-        return Hold(self, request_id, key_id, amount_pico, now)
+        return Hold(self, request_id, key_id, amount_pico)

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from time import monotonic
 from typing import cast
 
 import pytest
 
+from services.billing.lending import GRACE
 from services.edge import credit as module
 from services.edge.billing import Billing
 from services.edge.credit import Credit
@@ -221,7 +223,7 @@ async def test_what_only_the_worker_knows_stays_held_until_billing_tells(monkeyp
         assert await refused(edge, wanted(5 * CENT, strict=True)) is InsufficientCredit
         lender.bank.book(hold.purse.lease_id, 3 * CENT)
         lender.settled[hold.request_id] = 3 * CENT
-        await until(lambda: not hold.purse.pending, "billing was asked")
+        await until(lambda: hold.purse.is_idle, "billing was asked")
         assert await refused(edge, wanted(5 * CENT, strict=True)) is None
 
 
@@ -232,7 +234,7 @@ async def test_what_no_worker_ever_recorded_is_let_go(monkeypatch: pytest.Monkey
         (edge,) = lender.edges
         hold = await edge.admit(wanted(8 * CENT))
         edge.settle(hold, None)
-        await until(lambda: not hold.purse.pending, "it is too old")
+        await until(lambda: hold.purse.is_idle, "it is too old")
         assert await refused(edge, wanted(10 * CENT, strict=True)) is None
 
 
@@ -373,3 +375,26 @@ async def test_leases_of_more_keys_than_fit_in_one_call_are_all_closed(monkeypat
         monkeypatch.setattr(module, "REPORT_S", 0.02)
         lender.edges[0]._wake.set()
         await until(lambda: all(loan.closed for loan in lender.bank.loans.values()), "both are closed")
+
+
+async def test_what_waits_in_a_workers_spool_stays_held_for_as_long_as_it_may_come(clock: Time) -> None:
+    async with lending(10 * CENT) as lender:
+        (edge,) = lender.edges
+        hold = await edge.admit(wanted(8 * CENT, strict=True))
+        edge.settle(hold, None)
+        for _ in range(GRACE // timedelta(seconds=module.REPORT_S)):
+            await report(lender, edge, clock)
+        assert await refused(edge, wanted(5 * CENT, strict=True)) is InsufficientCredit
+
+
+async def test_costs_that_never_come_do_not_keep_others_from_being_asked_about(
+    clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_PENDING", 2)
+    async with lending(10 * CENT) as lender:
+        (edge,) = lender.edges
+        holds = [await edge.admit(wanted(1)) for _ in range(5)]
+        for hold in holds:
+            edge.settle(hold, None)
+        calls = [call for _ in range(3) for call in await report(lender, edge, clock)]
+        assert {name for call in calls for name in call.pending} == {hold.request_id for hold in holds}

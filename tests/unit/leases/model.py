@@ -150,8 +150,7 @@ class World:
         cost_pico = self._publish(hold)
         if self.random.random() < 0.9:
             hold.settle(cost_pico)
-        else:
-            edge.purse.leave_pending(hold, self.now)
+        else:  # only billing can tell it
             self.later(1500.0, lambda: hold.settle(cost_pico))
 
     def _publish(self, hold: Hold) -> int:
