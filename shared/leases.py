@@ -3,6 +3,9 @@
 A lease belongs to one edge: a part of a workspace's credit and, for each key with a spend limit, a part of what that
 key may still spend. Every amount is a total since the lease began, and only grows. So an ask or an answer that is lost,
 repeated, late or overtaken changes nothing: the larger number is the newer one.
+
+All that a key spends under a lease id counts against its part of it. So under one id a key has a limit throughout, or
+never: when its limit is set or taken away, the edge begins another.
 """
 
 from typing import Annotated, Final

@@ -30,7 +30,7 @@ AWAY_PATIENCE_S = (
 )
 RETRY_S = (0.02, 0.2)  # the first and the longest pause meanwhile: about what a recall takes over the broker
 AWAY_S = 0.5  # between calls while billing is away and nobody waits
-MOST_KEYS = 1_000  # with a limit of their own under one lease: some 300 KB; then another lease is begun
+MOST_KEYS = 1_000  # under one lease: some 300 KB where they have limits of their own; then another lease is begun
 PENDING_S = 3600.0  # as billing's grace: by then the usage that a worker spooled while the broker was away has come
 
 
@@ -64,11 +64,11 @@ class Credit:
 
         Raises InsufficientCredit, SpendLimitExceeded, BillingUnavailable.
         """
-        purse = self._purse(wanted.workspace_id)
+        purse = self._purse(wanted)
         hold = self._taken(purse, wanted)
         if hold is None:
             return await self._waited(wanted)
-        if any(lease.is_low for lease in purse.leases(wanted.key_id)):
+        if any(lease.is_low for lease in purse.leases(hold.key_id)):
             self._ask_soon(purse)
         return hold
 
@@ -99,19 +99,23 @@ class Credit:
         except BillingUnavailable:
             log.warning("leases_not_given_back", count=len(self._leaving))
 
-    def _purse(self, workspace_id: str) -> Purse:
-        purse = self._purses.get(workspace_id)
-        if purse is None:
-            purse = self._purses[workspace_id] = Purse(workspace_id, used_at=monotonic())
+    def _purse(self, wanted: Wanted) -> Purse:
+        name = wanted.workspace_id
+        purse = self._purses.get(name)
+        if purse is None or not purse.expect(wanted):
+            if purse is not None:
+                self._leave(name)
+            purse = self._purses[name] = Purse(name, used_at=monotonic())
+            purse.expect(wanted)
         return purse
 
     async def _waited(self, wanted: Wanted) -> Hold:
         begun, pause, less = monotonic(), RETRY_S[0], False
         while True:
-            purse = self._purse(wanted.workspace_id)
+            purse = self._purse(wanted)
             away: BillingUnavailable | None = None
             try:
-                await self._answered(_Waiter(purse, wanted.key_id, wanted.amount_pico, less))
+                await self._answered(_Waiter(purse, wanted.limited_key_id, wanted.amount_pico, less))
             except BillingUnavailable as error:
                 away = error
             if hold := self._taken(purse, wanted, last=less or (away is not None and not wanted.strict)):
@@ -121,7 +125,7 @@ class Credit:
                     raise away
                 await asyncio.sleep(RETRY_S[1])  # until it is back, or others' requests cost less than they held
                 continue
-            short = purse.short(wanted.key_id, 1 if less else wanted.amount_pico)
+            short = purse.short(wanted.limited_key_id, 1 if less else wanted.amount_pico)
             if short is None and not purse.is_closed:  # another request was first; one of the next calls is ours
                 continue
             if (short is None or short.is_recalled) and monotonic() - begun < PATIENCE_S:
@@ -135,14 +139,19 @@ class Credit:
 
     def _taken(self, purse: Purse, wanted: Wanted, *, last: bool = False) -> Hold | None:
         take = purse.take_last if last else purse.take
-        return take(wanted.request_id, wanted.key_id, wanted.amount_pico, monotonic())
+        return take(wanted.request_id, wanted.limited_key_id, wanted.amount_pico, monotonic())
 
     async def _answered(self, waiter: _Waiter) -> None:
         """Return once billing answered a call that named this request. Raises BillingUnavailable."""
-        waiter.purse.used_at = monotonic()
+        purse = waiter.purse
+        purse.used_at = monotonic()
+        purse.waiting += 1  # until it runs again: an answer comes a moment before that
         self._waiters.append(waiter)
         self._wake.set()
-        await waiter.answered
+        try:
+            await waiter.answered
+        finally:
+            purse.waiting -= 1
 
     def _ask_soon(self, purse: Purse) -> None:
         self._due.add(purse.workspace_id)
@@ -205,14 +214,14 @@ class Credit:
             self._tick(now)
         waiting = {waiter.purse.lease_id: waiter.purse for waiter in waiters}
         told = {self._purses[name].lease_id: self._purses[name] for name in due if name in self._purses}
-        everyone = {purse.lease_id: purse for purse in (*self._purses.values(), *self._leaving)} if reporting else {}
-        leaving = {purse.lease_id: purse for purse in self._leaving if purse.is_idle}
-        for purse in (waiting | told | everyone | leaving).values():
+        everyone = {purse.lease_id: purse for purse in self._purses.values()} if reporting else {}
+        leaving = {purse.lease_id: purse for purse in self._leaving}  # first: what they give back may be what is needed
+        for purse in (leaving | waiting | told | everyone).values():
             ours = [waiter for waiter in waiters if waiter.purse is purse]
             yield from self._asks_of(purse, ours, now + TTL_S / 2 if reporting else 0.0)
 
     def _asks_of(self, purse: Purse, waiters: list[_Waiter], renew_before: float) -> Iterator[tuple[Purse, Ask]]:
-        final = purse.is_idle and purse in self._leaving and not waiters
+        final = purse.is_idle and purse in self._leaving
         for key_id, lease in purse.all.items():
             ours = [waiter for waiter in waiters if key_id in {None, waiter.key_id}]
             if ours or final or lease.valid_until < renew_before or lease.has_news or lease.is_low:
@@ -248,5 +257,5 @@ class Credit:
                 hold.settle(0)
         for name, purse in tuple(self._purses.items()):
             unused = purse.is_idle and now - purse.used_at > IDLE_S
-            if unused or len(purse.limited) > MOST_KEYS:
+            if unused or len(purse.limited) + len(purse.unlimited) > MOST_KEYS:
                 self._leave(name)

@@ -212,10 +212,9 @@ class Edge:
 
 def _wanted(asked: Asked, expected_pico: int) -> Wanted:
     standing = asked.standing
-    limited = standing.key_id if standing.spend_limit_pico is not None else None
-    return Wanted(
-        asked.id, standing.workspace_id, limited, max(1, expected_pico), standing.strict
-    )  # no credit, no gift
+    limited = standing.spend_limit_pico is not None
+    amount_pico = max(1, expected_pico)  # no credit, no gift
+    return Wanted(asked.id, standing.workspace_id, standing.key_id, limited, amount_pico, standing.strict)
 
 
 async def _body(request: web.Request) -> bytes:

@@ -99,7 +99,7 @@ class Lease:
         Nothing is spent of a lease that billing closed: what was left of it belongs to others now.
         """
         self.granted_pico = max(self.granted_pico, lent.granted_pico)
-        self.valid_until = 0.0 if lent.closed or asked.final else max(self.valid_until, asked_at + lent.ttl_s)
+        self.valid_until = 0.0 if lent.closed else max(self.valid_until, asked_at + lent.ttl_s)
         self.full_pico, self.is_low = max(0, self.left_pico), False
         self.told = max(self.told, (asked.used_pico, asked.returned_pico))
         self.answer = lent
@@ -107,13 +107,19 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a request needs: `key_id` where the key has a spend limit of its own."""
+    """What a request needs. `limited`: its key has a spend limit of its own."""
 
     request_id: str
     workspace_id: str
-    key_id: str | None
+    key_id: str
+    limited: bool
     amount_pico: int
     strict: bool
+
+    @property
+    def limited_key_id(self) -> str | None:
+        """The key whose limit it counts against, too."""
+        return self.key_id if self.limited else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,19 @@ class Purse:
     lease_id: str = field(default_factory=new_id)
     credit: Lease = field(default_factory=Lease)
     limited: dict[str, Lease] = field(default_factory=dict)
+    unlimited: set[str] = field(default_factory=set)
+    waiting: int = 0  # requests that take their hold when billing has answered
     used_at: float = 0.0
+
+    def expect(self, wanted: Wanted) -> bool:
+        """Whether this request may be paid from it: under one lease a key has a limit throughout, or never."""
+        if wanted.key_id in (self.unlimited if wanted.limited else self.limited):
+            return False
+        if wanted.limited:
+            self.limited.setdefault(wanted.key_id, Lease())
+        else:
+            self.unlimited.add(wanted.key_id)
+        return True
 
     def leases(self, key_id: str | None) -> tuple[Lease, ...]:
         """What a request of this key is paid from: the credit first, as a client meets the gates."""
@@ -165,8 +183,8 @@ class Purse:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is under way."""
-        return self.credit.held_pico == 0
+        """Whether nothing is under way, nor about to be."""
+        return self.credit.held_pico == 0 and not self.waiting
 
     def take(self, request_id: str, key_id: str | None, amount_pico: int, now: float) -> Hold | None:
         """A hold, where there is enough for all of it."""
@@ -193,10 +211,7 @@ class Purse:
         """How far a lease is, and what it wants: to have enough left, and for those who wait at least `needed_pico`."""
         lease = self.all[key_id]
         gone = lease.spoken_for_pico
-        final = how.get("final", False)
-        wants = bool(waiting_pico) or (lease.is_low and not final)
-        if final:
-            lease.valid_until = 0.0  # from now on: billing may close it before its answer is here
+        wants = bool(waiting_pico) or (lease.is_low and not how.get("final"))
         return Ask(
             lease_id=self.lease_id,
             workspace_id=self.workspace_id,

@@ -66,8 +66,9 @@ async def measure() -> None:
         begun = perf_counter_ns()
         standing = await accounts.standing(key)
         amount = chat_pico(request, model, 1_000, strict=standing.strict)
-        key_id = standing.key_id if standing.spend_limit_pico is not None else None
-        hold = await credit.admit(Wanted("id", standing.workspace_id, key_id, amount, strict=False))
+        limited = standing.spend_limit_pico is not None
+        wanted = Wanted("id", standing.workspace_id, standing.key_id, limited, amount, strict=False)
+        hold = await credit.admit(wanted)
         taken = perf_counter_ns() - begun
         credit.settle(hold, amount // COST_SHARE)
         return taken

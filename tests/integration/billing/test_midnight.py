@@ -51,7 +51,7 @@ class Day:
     async def _client(self, edge: Credit) -> None:
         while True:
             try:
-                hold = await edge.admit(Wanted(new_id(), "w", self.key_id, HOLD_PICO, strict=False))
+                hold = await edge.admit(Wanted(new_id(), "w", self.key_id, True, HOLD_PICO, strict=False))
             except SpendLimitExceeded:
                 return
             event = usage(lease_id=hold.purse.lease_id, key_id=self.key_id)

@@ -65,7 +65,7 @@ async def lending(balance_pico: int, limit_pico: int = 10**15, edges: int = 1) -
 
 
 def wanted(amount_pico: int, *, strict: bool = False, key_id: str | None = None) -> Wanted:
-    return Wanted(new_id(), WORKSPACE, key_id, amount_pico, strict)
+    return Wanted(new_id(), WORKSPACE, key_id or "unlimited", key_id is not None, amount_pico, strict)
 
 
 async def spend(lender: Lender, edge: Credit, want: Wanted, cost_pico: int) -> None:
@@ -398,3 +398,109 @@ async def test_costs_that_never_come_do_not_keep_others_from_being_asked_about(
             edge.settle(hold, None)
         calls = [call for _ in range(3) for call in await report(lender, edge, clock)]
         assert {name for call in calls for name in call.pending} == {hold.request_id for hold in holds}
+
+
+def of_key(amount_pico: int, *, limited: bool) -> Wanted:
+    return Wanted(new_id(), WORKSPACE, KEY, limited, amount_pico, strict=True)
+
+
+async def spent(lender: Lender, edge: Credit, *, limited: bool) -> int:
+    """How many cents a key can spend, a request at a time, until it is refused."""
+    begun = lender.bank.spent_pico
+    with contextlib.suppress(SpendLimitExceeded):
+        while lender.bank.spent_pico < begun + 50 * CENT:
+            await spend(lender, edge, of_key(CENT, limited=limited), CENT)
+    return (lender.bank.spent_pico - begun) // CENT
+
+
+async def test_a_limit_holds_that_is_set_after_its_key_spent_without_one() -> None:
+    async with lending(1000 * CENT, 60 * CENT) as lender:
+        (edge,) = lender.edges
+        assert await spent(lender, edge, limited=False) == 50
+        held = await asyncio.gather(
+            *(edge.admit(of_key(CENT, limited=True)) for _ in range(20)), return_exceptions=True
+        )
+        holds = [hold for hold in held if isinstance(hold, Hold)]
+        for hold in holds:
+            lender.bank.book(hold.purse.lease_id, CENT)
+            edge.settle(hold, CENT)
+        assert len(holds) == 10
+    assert lender.bank.pot("").available_pico == lender.bank.balance_pico
+
+
+async def test_a_limit_that_is_taken_away_and_set_again_holds_for_what_is_still_under_way() -> None:
+    async with lending(1000 * CENT, 60 * CENT) as lender:
+        (edge,) = lender.edges
+        under_way = [await edge.admit(of_key(CENT, limited=True)) for _ in range(7)]
+        assert await spent(lender, edge, limited=False) == 50
+        assert await spent(lender, edge, limited=True) == 3
+        for hold in under_way:
+            lender.bank.book(hold.purse.lease_id, CENT)
+            edge.settle(hold, CENT)
+    assert lender.bank.spent_pico == 60 * CENT
+
+
+async def test_what_a_key_without_a_limit_spent_is_late_and_does_not_widen_its_limit() -> None:
+    async with lending(1000 * CENT, 10 * CENT) as lender:
+        (edge,) = lender.edges
+        late = [await edge.admit(of_key(CENT, limited=False)) for _ in range(3)]
+        first = await edge.admit(of_key(6 * CENT, limited=True))
+        for hold in late:
+            lender.bank.book(hold.purse.lease_id, CENT)
+            edge.settle(hold, CENT)
+        assert await spent(lender, edge, limited=True) == 1
+        edge.settle(first, 0)
+
+
+async def test_requests_that_know_of_a_new_limit_and_those_that_do_not_are_all_served() -> None:
+    async with lending(1000 * CENT, 500 * CENT) as lender:
+        (edge,) = lender.edges
+        holds = await asyncio.gather(*(edge.admit(of_key(CENT, limited=number % 2 > 0)) for number in range(40)))
+        assert not any(lender.bank.loans[hold.purse.lease_id, ""].closed for hold in holds)
+        for hold in holds:
+            edge.settle(hold, 0)
+    assert lender.bank.pot("").available_pico == 1000 * CENT
+
+
+async def test_nothing_is_spent_of_a_lease_that_is_being_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is left while the call is under way that one request waits for, and nothing else is held of it."""
+    async with lending(1000 * CENT) as lender:
+        (edge,), plain, gate = lender.edges, lender.leases, asyncio.Event()
+
+        async def slowly(asks: Asks) -> Answers:
+            await gate.wait()
+            return await plain(asks)
+
+        monkeypatch.setattr(lender, "leases", slowly)
+        tasks = list[asyncio.Task[Hold]]()
+        for limited in (False, True):
+            tasks.append(asyncio.create_task(edge.admit(of_key(CENT, limited=limited))))
+            for _ in range(5):
+                await asyncio.sleep(0)
+        gate.set()
+        holds = await asyncio.gather(*tasks)
+        assert not any(lender.bank.loans[hold.purse.lease_id, ""].closed for hold in holds)
+        for hold in holds:
+            edge.settle(hold, 0)
+
+
+async def test_what_another_lease_leaves_is_there_for_the_one_that_begins() -> None:
+    async with lending(10 * CENT) as lender:
+        (edge,) = lender.edges
+        edge.settle(await edge.admit(of_key(6 * CENT, limited=False)), 0)
+        under_way = await edge.admit(of_key(CENT, limited=False))
+        edge.settle(await edge.admit(of_key(9 * CENT, limited=True)), 0)
+        edge.settle(under_way, 0)
+
+
+async def test_a_lease_is_replaced_before_it_knows_too_many_keys(clock: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_KEYS", 1)
+    async with lending(100 * FLOOR_PICO) as lender:
+        (edge,) = lender.edges
+        await spend(lender, edge, wanted(7), 7)
+        first = edge._purses[WORKSPACE].lease_id
+        await spend(lender, edge, of_key(7, limited=False), 7)
+        await report(lender, edge, clock)
+        hold = await edge.admit(wanted(7))
+        assert hold.purse.lease_id != first
+        edge.settle(hold, 0)
