@@ -16,6 +16,7 @@ from services.billing.records import RATES
 from services.billing.reports import Report, ReportError
 from services.billing.skus import same_name
 from services.billing.tables import Balance, usage_record
+from shared import catalog
 from shared.money import usd
 
 ROUNDING_PICO = 1_000_000  # a millionth of a dollar for each line: providers round, we do not
@@ -83,9 +84,14 @@ class Line:
 def reconcile(connection: Connection, report: Report, provider: str | None) -> Iterator[Line]:
     """Every key of either side, in order. Where `provider` is None, the models charged for tell whose report it is.
 
-    Raises ReportError where none of them was ever used here.
+    Raises ReportError where that does not tell, where the provider is unknown, and where no day is covered.
     """
+    if not report.days:
+        raise ReportError("it covers no day: there is nothing to compare")
     names = _names(connection)
+    known = {used.provider for used in names.values()} | set(catalog.load().providers)
+    if provider and provider not in known:
+        raise ReportError(f"there is no provider {provider!r}: known are {', '.join(sorted(known))}")
     charged = {same_name(charge.model) for charge in report.charges}
     providers = {provider} if provider else {names[name].provider for name in charged if name in names}
     if not providers:

@@ -14,10 +14,11 @@ The form of a file is told by what is in it:
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from typing import Any
 
 from services.billing.records import RATES
@@ -57,18 +58,38 @@ class Report:
     days: set[str] = field(default_factory=set)
 
 
-def read(text: str) -> Report:
-    """The report in a file's text. Raises ReportError."""
+Form = Callable[[list[Json]], Report]
+"""What makes a report of all the documents of one form."""
+
+
+def read(*texts: str) -> Report:
+    """The report in the texts of files, taken together: its pages may lie in one or in many. Raises ReportError."""
+    forms = defaultdict[Form, list[Json]](list)
     try:
-        documents = list(_documents(text))
-        if not documents:
-            raise ReportError("there is nothing in it")
-        if all("data" in document and "has_more" in document for document in documents):
-            return _buckets(documents)
-        charges = _requests(documents) if "upstream_request_id" in documents[0] else _export(documents)
-    except (KeyError, TypeError, ValueError, AttributeError, InvalidOperation, RecursionError) as error:
+        for text in texts:
+            documents = list(_documents(text))
+            if not documents:
+                raise ReportError("there is nothing in it")
+            for document in documents:
+                forms[_form(document)].append(document)
+        parts = [form(documents) for form, documents in forms.items()]
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, csv.Error) as error:
         raise ReportError(f"it is not of a form that is known: {type(error).__name__}: {error}") from None
-    return Report(charges, {charge.day for charge in charges})
+    return Report([charge for part in parts for charge in part.charges], {day for part in parts for day in part.days})
+
+
+def _form(document: Json) -> Form:
+    if "data" in document and "has_more" in document:
+        return _buckets
+    return _requests if "upstream_request_id" in document else _export
+
+
+def _covered(days: Collection[str]) -> set[str]:
+    """Every day from the first to the last: a day that was left out must not pass for one that is not covered."""
+    if not days:
+        return set()
+    first, last = (date.fromisoformat(day).toordinal() for day in (min(days), max(days)))
+    return {date.fromordinal(number).isoformat() for number in range(first, last + 1)}
 
 
 def _documents(text: str) -> Iterator[Json]:
@@ -84,24 +105,34 @@ def _documents(text: str) -> Iterator[Json]:
 
 
 def _buckets(pages: list[Json]) -> Report:
-    if pages[-1]["has_more"]:
+    for others in ("uncached_input_tokens", "amount"):
+        _require_last([page for page in pages if not _gives(page, others)])
+    buckets = [(_day(bucket["starting_at"]), bucket["results"]) for page in pages for bucket in page["data"]]
+    charges = [_result(day, result) for day, results in buckets for result in results]
+    return Report(charges, _covered([day for day, _ in buckets]))
+
+
+def _gives(page: Json, member: str) -> bool:
+    """Whether a page is of the kind of report that has the member; without results it may be of either."""
+    return any(member in result for bucket in page["data"] for result in bucket["results"])
+
+
+def _require_last(pages: list[Json]) -> None:
+    """Raise ReportError where the page that goes furthest is not the last; the others may come in any order."""
+    ends = [(_moment(bucket["starting_at"]), page["has_more"]) for page in pages for bucket in page["data"]]
+    if max(ends, default=(None, False))[1]:
         raise ReportError("it ends in the middle: has_more is true, so fetch the next page too, and give both")
-    report = Report()
-    for bucket in (bucket for page in pages for bucket in page["data"]):
-        day = _day(bucket["starting_at"])
-        report.days.add(day)
-        report.charges.extend(_result(day, result) for result in bucket["results"])
-    return report
 
 
 def _result(day: str, result: Json) -> Charge:
     if "uncached_input_tokens" in result:
         if result.get("model") is None:
             raise ReportError("its counts name no model: ask for it with group_by[]=model")
-        return Charge(day, result["model"], _reported_tokens(result))
+        return Charge(day, _text(result["model"]), _reported_tokens(result))
     if result.get("model") is None and result.get("description") is None:
         raise ReportError("its amounts name no model: ask for it with group_by[]=description")
-    return Charge(day, result.get("model") or result["description"], None, _pico(result, "amount", PICO_PER_CENT))
+    name = _text(result.get("model") or result["description"])
+    return Charge(day, name, None, _pico(result, "amount", PICO_PER_CENT))
 
 
 def _reported_tokens(result: Json) -> dict[str, int]:
@@ -115,24 +146,29 @@ def _reported_tokens(result: Json) -> dict[str, int]:
     }
 
 
-def _requests(rows: list[Json]) -> list[Charge]:
-    return [
+def _requests(rows: list[Json]) -> Report:
+    charges = [
         Charge(
             _day(row["started_at"]),
-            row["model"],
+            _text(row["model"]),
             {name: int(row.get(f"{name}_tokens") or 0) for name in RATES} if "output_tokens" in row else None,
             _pico(row, "cost_usd", PICO_PER_USD) if row.get("cost_usd") else None,
-            row["upstream_request_id"],
+            _text(row["upstream_request_id"] or ""),
         )
         for row in rows
     ]
+    return Report(charges, _covered([charge.day for charge in charges]))
 
 
-def _export(rows: list[Json]) -> list[Charge]:
-    """An export holds all that its account pays for: only the services that count tokens are ours to compare."""
+def _export(rows: list[Json]) -> Report:
+    """An export holds all that its account pays for: only the services that count tokens are ours to compare.
+
+    But the rows of every service tell which days it covers.
+    """
     charges = [(_member(row, "service", "description"), _sku(row)) for row in rows]
     services = {service for service, charge in charges if charge.tokens is not None}
-    return [charge for service, charge in charges if service in services]
+    ours = [charge for service, charge in charges if service in services]
+    return Report(ours, _covered([charge.day for _, charge in charges]))
 
 
 def _sku(row: Json) -> Charge:
@@ -142,7 +178,7 @@ def _sku(row: Json) -> Charge:
     bucket = bucket_of(description) if usage else None
     cost_pico = _pico(row, "cost", PICO_PER_USD)
     if bucket is None:
-        return Charge(day, description or row["cost_type"], None, cost_pico)
+        return Charge(day, _text(description or row["cost_type"]), None, cost_pico)
     amount = round(Decimal(str(_member(row, "usage", "amount"))))
     return Charge(day, name_of(description), dict.fromkeys(RATES, 0) | {bucket: amount}, cost_pico)
 
@@ -154,6 +190,12 @@ def _member(row: Json, outer: str, inner: str) -> Any:
     return row.get(f"{outer}.{inner}", row.get(f"{outer}_{inner}"))
 
 
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} stands where a name belongs")
+    return value
+
+
 def _pico(row: Json, name: str, unit_pico: int) -> int:
     if row.get("currency", "USD") != "USD":
         raise ReportError(f"an amount is in {row['currency']}, and only USD can be compared with the books")
@@ -161,6 +203,10 @@ def _pico(row: Json, name: str, unit_pico: int) -> int:
 
 
 def _day(text: str) -> str:
-    """The day, in UTC, of RFC 3339 or of BigQuery's own form, such as `2026-01-31 12:00:00 UTC`."""
+    return _moment(text).date().isoformat()
+
+
+def _moment(text: str) -> datetime:
+    """The moment, in UTC, of RFC 3339 or of BigQuery's own form, such as `2026-01-31 12:00:00 UTC`."""
     moment = datetime.fromisoformat(text.removesuffix(" UTC"))
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).strftime("%Y-%m-%d")
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)

@@ -77,14 +77,10 @@ def open_ledger(url: str | None) -> Iterator[Engine]:
 
 
 def _report(files: list[Path]) -> Report:
-    parts = list[Report]()
-    for path in files:
-        try:
-            parts.append(read(path.read_text("utf-8-sig")))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ReportError(str(error)) from None
-    days = set[str]().union(*(part.days for part in parts))
-    return Report([charge for part in parts for charge in part.charges], days)
+    try:
+        return read(*(path.read_text("utf-8-sig") for path in files))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReportError(str(error)) from None
 
 
 def _cells(line: Line) -> dict[str, object]:

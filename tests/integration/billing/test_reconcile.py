@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 from services.billing.database import reading
 from services.billing.ledger import Ledger
 from services.billing.reconcile import ROUNDING_PICO, Line, reconcile
-from services.billing.reports import Report, ReportError, read
+from services.billing.reports import ReportError, read
 from shared.events import UsageRecorded
 from shared.money import Tokens, cost_pico, usd
 from tests.unit.billing.events import GEMINI, MODELS, usage
@@ -39,10 +39,8 @@ def compare(engine: Engine, ledger: Ledger) -> Callable[..., list[Line]]:
     """Compares the books with reports."""
 
     def compared(*texts: str, provider: str | None = None) -> list[Line]:
-        parts = [read(text) for text in texts]
-        merged = Report([one for part in parts for one in part.charges], set().union(*(part.days for part in parts)))
         with reading(engine) as connection:
-            return list(reconcile(connection, merged, provider))
+            return list(reconcile(connection, read(*texts), provider))
 
     return compared
 
@@ -105,6 +103,17 @@ def test_a_billing_exports_rows_add_up_to_the_requests_behind_them(
     assert classes(compare(lines(*rows[:2]))) == [("differs", DAY, GEMINI.id)]
 
 
+def test_a_day_that_a_billing_export_or_a_request_log_leaves_out_is_missing(
+    compare: Callable[..., list[Line]], ledger: Ledger
+) -> None:
+    ledger.record([usage(started_at=f"{day}T12:00:00Z", upstream_request_id=day) for day in (DAY, NEXT, "2026-02-02")])
+    skus = ((INPUT, "252"), (CACHED, "1280"), (OUTPUT, "418"))
+    export = [sku(day, name, amount, "0") for day in (DAY, "2026-02-02") for name, amount in skus]
+    assert [line.key for line in compare(lines(*export)) if line.found == "missing"] == [(NEXT, GEMINI.id)]
+    log = [logged(day) | {"started_at": f"{day}T12:00:00Z"} for day in (DAY, "2026-02-02")]
+    assert classes(compare(lines(*log))) == [("matched", DAY), ("missing", NEXT), ("matched", "2026-02-02")]
+
+
 def test_where_the_report_has_request_ids_it_is_compared_request_by_request(
     compare: Callable[..., list[Line]], ledger: Ledger
 ) -> None:
@@ -132,3 +141,13 @@ def test_a_report_of_models_that_were_never_used_asks_whose_it_is(
         ("missing", DAY, SONNET.id),
         ("extra", DAY, "stranger"),
     ]
+
+
+def test_a_report_of_an_unknown_provider_or_of_no_day_is_not_compared(
+    compare: Callable[..., list[Line]], ledger: Ledger
+) -> None:
+    ledger.record([sonnet()])
+    with pytest.raises(ReportError, match=r"no provider 'antropic': known are anthropic, "):
+        compare(page(bucket(DAY)), provider="antropic")
+    with pytest.raises(ReportError, match="covers no day"):
+        compare(page(), provider=SONNET.provider)

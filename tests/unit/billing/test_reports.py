@@ -32,6 +32,31 @@ def test_pages_may_come_in_one_file_or_in_a_list() -> None:
     assert len(read("\n".join(pages)).charges) == 2
 
 
+def test_pages_may_come_in_files_of_their_own_and_in_any_order() -> None:
+    first, second = page(bucket(DAY, counted("m", 1, 1)), more=True), page(bucket(NEXT))
+    assert read(first, second) == read(second, first) == read(first + second)
+
+
+@pytest.mark.parametrize(
+    "other", [page(bucket(NEXT, priced("m", "1"))), page(bucket("2026-01-30", counted("m", 1, 1)))]
+)
+def test_a_page_that_is_not_the_last_is_not_completed_by_another_reports_page(other: str) -> None:
+    with pytest.raises(ReportError, match="fetch the next page"):
+        read(page(bucket(DAY, counted("m", 1, 1)), more=True), other)
+
+
+def test_every_day_from_the_first_to_the_last_row_is_covered_whichever_service_it_is_of() -> None:
+    compute = {"service": {"description": "Compute Engine"}}
+    export = lines(
+        sku("2026-01-30", "N1 Predefined Instance Core", "3600", "9", **compute),
+        sku(DAY, "Generate content input token count gemini 3 flash text", "1", "0"),
+        sku("2026-02-02", "N1 Predefined Instance Core", "3600", "9", **compute),
+    )
+    assert read(export).days == {"2026-01-30", DAY, NEXT, "2026-02-02"}
+    log = {"upstream_request_id": "req_1", "started_at": f"{DAY}T10:00:00Z", "model": "m"}
+    assert read(lines(log), lines(log | {"started_at": "2026-02-02T10:00:00Z"})).days == {DAY, NEXT, "2026-02-02"}
+
+
 def test_a_billing_export_gives_tokens_by_kind_and_costs_by_sku() -> None:
     rows = [
         sku(DAY, "Generate content input token count gemini 2.5 pro short input text", "103131", "0.1289"),
@@ -114,6 +139,9 @@ def test_an_upstream_id_and_a_skus_words_are_the_same_name() -> None:
         (page(bucket(DAY, priced("m", "1", currency="EUR"))), "only USD"),
         (page(bucket(DAY, priced("m", "NaN"))), "not of a form that is known"),
         (page(bucket(DAY, priced("m", "one"))), "not of a form that is known"),
+        (page(bucket(DAY, priced("m", "Infinity"))), "not of a form that is known: OverflowError"),
+        (page(bucket(DAY, priced(5, "1"))), "5 stands where a name belongs"),  # type: ignore[arg-type]
+        ("a,b\n1," + "2" * 200_000, "not of a form that is known: Error: field larger"),
         (lines(sku("31-01-2026", "input", "1", "1")), "not of a form that is known"),
     ],
 )
