@@ -5,9 +5,10 @@ from itertools import islice
 
 import orjson
 from sqlalchemy import Connection, Engine, insert, select
+from sqlalchemy.exc import DataError, IntegrityError
 
 from services.billing import migrations, spend, tree
-from services.billing.database import insert_rows, reading, writing
+from services.billing.database import Row, insert_rows, reading, writing
 from services.billing.export import TREE
 from services.billing.leaves import LeafError, read
 from services.billing.merkle import Frontier
@@ -21,14 +22,19 @@ class ReplayError(Exception):
     """The file does not prove itself; the message says where."""
 
 
+class Rootless(Exception):
+    """The file does not say what it is to prove."""
+
+
 class Occupied(Exception):
     """The database is not empty."""
 
 
 def replay(lines: Iterable[bytes], engine: Engine, progress: Callable[[int], None] = lambda _: None) -> dict[int, str]:
-    """Build the books and return each shard's root, in hex. Raises ReplayError, Occupied.
+    """Build the books and return each shard's root, in hex. Raises ReplayError, Rootless, Occupied.
 
-    The names of workspaces are no part of the books: each is called by its id.
+    What was built before an error stays, unproven. The names of workspaces are no part of the books: each is called by
+    its id.
     """
     migrations.upgrade(engine)
     with reading(engine) as connection:
@@ -37,8 +43,7 @@ def replay(lines: Iterable[bytes], engine: Engine, progress: Callable[[int], Non
     heads = dict[int, tuple[int, str]]()
     leaves, done = _leaves(lines, heads), 0
     while batch := list(islice(leaves, BATCH)):
-        with writing(engine, *{row["shard"] for _, _, row in batch}) as connection:
-            _append(connection, batch)
+        _write(engine, batch)
         done += len(batch)
         progress(done)
     with reading(engine) as connection:
@@ -55,9 +60,30 @@ def _leaves(lines: Iterable[bytes], heads: dict[int, tuple[int, str]]) -> Iterat
                 head = orjson.loads(line)
                 heads[int(head["shard"])] = (int(head["tree_size"]), head["root"])
             else:
-                yield Placed(number, *read(line.removesuffix(b"\n")))
-        except (LeafError, KeyError, ValueError) as error:
+                kind, row = read(line.removesuffix(b"\n"))
+                _require(row)
+                yield Placed(number, kind, row)
+        except (LeafError, KeyError, TypeError, ValueError) as error:
             raise ReplayError(f"line {number}: {error}") from None
+
+
+def _require(row: Row) -> None:
+    """Raise LeafError where the row lacks what is reckoned with here, before the database checks the rest."""
+    for name in ("shard", "workspace_id", "recorded_at", "cost_pico", "key_id"):
+        if name in row and row[name] is None:
+            raise LeafError(f"{name} is null")
+
+
+def _write(engine: Engine, batch: list[Placed]) -> None:
+    """Add a batch in one transaction; where the database refuses it, line by line, to learn which line it is."""
+    try:
+        with writing(engine, *{row["shard"] for _, _, row in batch}) as connection:
+            _append(connection, batch)
+    except (IntegrityError, DataError) as error:
+        if len(batch) == 1:
+            raise ReplayError(f"line {batch[0].number}: the database refuses it: {error.orig}") from None
+        for line in batch:
+            _write(engine, [line])
 
 
 def _append(connection: Connection, batch: list[Placed]) -> None:
@@ -75,8 +101,8 @@ def _append(connection: Connection, batch: list[Placed]) -> None:
 
 
 def _compare(heads: dict[int, tuple[int, str]], made: dict[int, Frontier]) -> None:
-    if not heads and made:
-        raise ReplayError("the file does not say what its roots are: it was cut short, or is no whole export")
+    if not heads:
+        raise Rootless("the export is empty or has no end line: fetch it anew, whole")
     for shard in heads.keys() | made.keys():
         found = made.get(shard, Frontier())
         if (found.size, found.root().hex()) != heads.get(shard):

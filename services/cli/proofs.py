@@ -12,14 +12,14 @@ from typing import Annotated
 
 import typer
 from sqlalchemy import Engine
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import ArgumentError, DatabaseError
 
 from services.billing import migrations
 from services.billing.database import connect, reading
 from services.billing.publications import kept_inside, kept_outside, sorted_out
 from services.billing.reconcile import Line
 from services.billing.reconcile import reconcile as reconciled
-from services.billing.replay import Occupied, ReplayError
+from services.billing.replay import Occupied, ReplayError, Rootless
 from services.billing.replay import replay as replayed
 from services.billing.reports import Report, ReportError, read
 from services.billing.scan import sizes
@@ -62,7 +62,7 @@ def reconcile(
 @contextlib.contextmanager
 def open_ledger(url: str | None) -> Iterator[Engine]:
     """The ledger's database, at the version that this program knows. Raises Failed where it cannot be read."""
-    engine = connect(url or load(Settings).ledger_url())
+    engine = _engine(url or load(Settings).ledger_url())
     if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").exists():
         raise Failed(f"there is no ledger at {engine.url!r}: set OPENTOKEN_DATABASE_URL or --database", UNCHECKED)
     try:
@@ -74,6 +74,13 @@ def open_ledger(url: str | None) -> Iterator[Engine]:
         raise Failed(f"the database does not answer as it should: {error.orig}", UNCHECKED) from None
     finally:
         engine.dispose()
+
+
+def _engine(url: str) -> Engine:
+    try:
+        return connect(url)
+    except (ArgumentError, ImportError, ValueError):  # no URL, of another database, or with a port that is no number
+        raise Failed("not a database URL: write postgresql+psycopg://... or sqlite:///file", UNCHECKED) from None
 
 
 def _report(files: list[Path]) -> Report:
@@ -130,12 +137,15 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Build the books anew from an export; the roots come out the same, or it fails."""
-    engine = connect(into)
+    engine = _engine(into)
+    unproven = f"whatever stands in {engine.url!r} now is not proven: delete it before you try again"
     try:
         with file.open("rb") as lines, progress_bar("replay", file.stat().st_size) as progress:
             roots = replayed(_counted(lines, progress), engine)
     except ReplayError as error:
-        raise Failed(f"{file}: {error}", FOUND) from None
+        raise Failed(f"{file}: {error}; {unproven}", FOUND) from None
+    except Rootless as error:
+        raise Failed(f"{file}: {error}; {unproven}", UNCHECKED) from None
     except (Occupied, OSError, OverflowError) as error:
         raise Failed(str(error), UNCHECKED) from None
     except DatabaseError as error:

@@ -10,12 +10,12 @@ import pytest
 import pytest_asyncio
 from sqlalchemy import Engine
 
-from services.billing import migrations, scan
+from services.billing import scan
 from services.billing.database import connect
 from services.billing.export import Selection, jsonl, table
 from services.billing.ledger import Credit, Ledger
 from services.billing.merkle import Frontier, leaf_hash
-from services.billing.replay import Occupied, ReplayError, replay
+from services.billing.replay import Occupied, ReplayError, Rootless, replay
 from shared.money import pico_usd
 from tests import servers
 from tests.integration.billing.books import TEN_USD, books
@@ -100,21 +100,26 @@ def test_a_table_holds_every_row_of_its_kind_with_amounts_digit_by_digit(written
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda lines: lines[:-1], "cut short"),
+        (lambda lines: lines[:4] + lines[5:], "line 7: the database refuses it"),
+        (
+            lambda lines: [*lines[:2], lines[2].replace(b"-1444000000", b"-1444000001"), *lines[3:]],
+            "line 3: the database",
+        ),
+        (lambda lines: lines[:3] + lines[2:], "line 4: the database refuses it"),
+        (lambda lines: [lines[0].replace(b'"w"', b"null"), *lines[1:]], "line 1: workspace_id is null"),
         (lambda lines: [*lines[:-2], lines[-1]], "but its lines make 10"),
         (lambda lines: [lines[0].replace(b"admin", b"nimda"), *lines[1:]], "but its lines make 11"),
         (lambda lines: [lines[0].replace(b":", b": ", 1), *lines[1:]], "line 1: not a canonical leaf"),
         (lambda lines: [*lines[:4], b"{\n"], "line 5: not JSON"),
         (lambda lines: [b'{"k":"tree/1"}\n'], "line 1: 'tree_size'"),
+        (lambda lines: [b'{"k":"tree/1","tree_size":null,"shard":"0","root":""}\n'], "line 1: int"),
     ],
 )
 def test_a_file_that_was_cut_or_changed_is_refused_when_it_is_replayed(
-    written: Engine, tmp_path: Path, damage: object, said: str
+    written: Engine, empty: Engine, damage: object, said: str
 ) -> None:
-    engine = connect(f"sqlite:///{tmp_path}/empty.db")
     with pytest.raises(ReplayError, match=said):
-        replay(damage(exported(written)), engine)  # type: ignore[operator]
-    engine.dispose()
+        replay(damage(exported(written)), empty)  # type: ignore[operator]
 
 
 def test_books_are_never_replayed_over_others(written: Engine) -> None:
@@ -148,8 +153,13 @@ async def test_exports_are_downloaded_whole_over_the_api_and_filters_are_checked
         assert (await service.get(f"/v1/{path}", 400))["error"]["param"]
 
 
-def test_an_empty_ledger_exports_to_nothing_and_replays_to_nothing(engine: Engine, tmp_path: Path) -> None:
+def test_an_export_that_does_not_name_its_root_proves_nothing_and_is_refused(written: Engine, tmp_path: Path) -> None:
+    for number, lines in enumerate(([], exported(written)[:-1], exported(written, Selection("nobody")))):
+        engine = connect(f"sqlite:///{tmp_path}/{number}.db")
+        with pytest.raises(Rootless, match="empty or has no end line"):
+            replay(lines, engine)
+        engine.dispose()
+
+
+def test_an_empty_ledger_exports_to_nothing(engine: Engine) -> None:
     assert exported(engine) == []
-    migrations.upgrade(empty := connect(f"sqlite:///{tmp_path}/empty.db"))
-    assert replay([], empty) == {}
-    empty.dispose()

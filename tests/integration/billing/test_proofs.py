@@ -19,7 +19,7 @@ from services.billing.keys import make_key
 from services.billing.ledger import Credit, Ledger
 from services.billing.signer import Signer
 from tests.unit.billing.events import GEMINI, usage
-from tests.unit.billing.reports import lines
+from tests.unit.billing.reports import bucket, lines, page
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -58,11 +58,15 @@ def test_reconcile_prints_what_differs_and_says_so_by_its_exit_code(run: Run, le
 
 def test_what_cannot_be_checked_is_said_with_exit_code_2(run: Run, tmp_path: Path) -> None:
     (tmp_path / "report").write_text("hello")
+    (tmp_path / "page").write_text(page(bucket("2026-01-31")))
     (tmp_path / "empty.db").touch()
     for arguments, said in (
         (["reconcile", tmp_path / "report"], "report: there is nothing in it"),
         (["reconcile", tmp_path / "none"], "No such file"),
         (["reconcile", tmp_path / "report", "--database", "sqlite:////nowhere.db"], "there is nothing in it"),
+        (["reconcile", tmp_path / "page", "--provider", "antropic"], "no provider 'antropic': known are anthropic, "),
+        (["verify", "--database", "foo"], "not a database URL: write postgresql+psycopg://"),
+        (["replay", tmp_path / "report", "--into", "mysql://u:p@h/d"], "not a database URL: write postgresql+psycopg"),
     ):
         code, out, err = run(*arguments)
         assert (code, out) == (2, "")
@@ -145,6 +149,11 @@ def test_replay_builds_the_books_anew_and_says_their_root(
     code, _, err = run("replay", export, "--into", f"sqlite:///{tmp_path}/other.db")
     assert code == 1
     assert "but its lines make" in err
+    assert "other.db now is not proven: delete it" in err
+    export.write_bytes(b"")
+    code, out, err = run("replay", export, "--into", f"sqlite:///{tmp_path}/third.db")
+    assert (code, out) == (2, "")
+    assert "the export is empty or has no end line: fetch it anew" in err
 
 
 def test_a_statement_reads_from_the_opening_to_the_closing_balance(run: Run, ledger: Ledger) -> None:
