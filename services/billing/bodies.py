@@ -1,5 +1,6 @@
 """What billing's API takes to read the books: bodies and query strings as strict models."""
 
+import re
 import unicodedata
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -10,14 +11,18 @@ from services.billing.accounts import without_secrets
 from shared.bodies import Strict
 
 DEFAULT_PAGE, MAX_PAGE = 100, 1000  # rows: a page stays below a megabyte or two
+_RFC_3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
 _MOMENT_TEXT = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
 def _moment(text: object) -> datetime:
     try:
-        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
-        if moment is not None and moment.tzinfo is not None:
-            return moment.astimezone(UTC)
+        if isinstance(text, str) and _RFC_3339.fullmatch(
+            text
+        ):  # ISO 8601 has weeks, and more, that clients may not mean
+            return datetime.fromisoformat(text.upper()).astimezone(UTC)
     except (ValueError, OverflowError):
         pass
     raise ValueError("write it as an RFC 3339 time with its zone, such as 2026-01-31T00:00:00Z")

@@ -35,11 +35,13 @@ class Month:
         """The month that `text` names. Raises InvalidRequest."""
         try:
             first = datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC)
+            if first.isoformat()[:7] != text:  # of one digit, or of another script's
+                raise ValueError
             within = window("monthly", first)
         except (ValueError, OverflowError):
             raise InvalidRequest(f'"{text}" is not a month: write it as 2026-01', param="month") from None
         assert within is not None
-        return cls(first.strftime("%Y-%m"), within)
+        return cls(text, within)
 
 
 class Statements:

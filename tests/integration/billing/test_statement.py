@@ -90,7 +90,9 @@ def test_a_month_that_goes_on_says_that_it_is_not_complete(ledger: Ledger, engin
     assert statement(engine, "2026-01")["complete"] is True
 
 
-@pytest.mark.parametrize("text", ["2026", "2026-13", "2026-00", "january", "9999-12", "0000-01", ""])
+@pytest.mark.parametrize(
+    "text", ["2026", "2026-13", "2026-00", "january", "9999-12", "0000-01", "", "2026-1", "٢٠٢٦-01"]
+)
 def test_what_is_no_month_is_refused_with_how_to_write_one(text: str) -> None:
     with pytest.raises(InvalidRequest, match="2026-01"):
         Month.of(text)

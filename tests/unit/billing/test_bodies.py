@@ -46,6 +46,9 @@ def test_an_amount_that_is_no_plain_positive_decimal_string_up_to_a_million_is_r
         (NewKey, b'{"label": "l", "secret": "with a space"}', "secret", "secret: String should match pattern"),
         (EntriesQuery, {"limit": "1001"}, "limit", "limit: Input should be less than or equal to 1000"),
         (EntriesQuery, {"from": "then"}, "from", "from: write it as an RFC 3339 time"),
+        (EntriesQuery, {"from": "2026-W47-1T00:00:00Z"}, "from", "from: write it as an RFC 3339 time"),
+        (EntriesQuery, {"from": "20260131T000000Z"}, "from", "from: write it as an RFC 3339 time"),
+        (EntriesQuery, {"from": "2026-01-31T00:00:00"}, "from", "from: write it as an RFC 3339 time"),
         (EntriesQuery, {"contra": "gift"}, "contra", "contra: Input should be 'revenue'"),
     ],
 )  # fmt: skip
