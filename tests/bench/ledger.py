@@ -13,14 +13,14 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import psycopg
 
-from services.billing.accounts import Accounts
+from services.billing.accounts import Accounts, NewKey
 from services.billing.database import connect, reading
 from services.billing.scan import sizes
 from services.billing.stages import STAGES
@@ -55,8 +55,8 @@ def main() -> None:
     with servers.postgres_server() as postgres, servers.rabbitmq_server() as rabbitmq:
         _durable(postgres)
         with servers.database(postgres) as database_url, servers.vhost(rabbitmq) as broker_url:
-            _prepare(database_url)
-            asyncio.run(_publish(broker_url, options.events))
+            keys = _prepare(database_url)
+            asyncio.run(_publish(broker_url, options.events, keys))
             with _billing(database_url, broker_url) as (billing, metrics_url):
                 figures = _booked(billing, metrics_url, options.events, {"broker": rabbitmq, "database": postgres})
                 if options.prove:
@@ -72,19 +72,25 @@ def _durable(postgres: Server) -> None:
         connection.execute("SELECT pg_reload_conf()")
 
 
-def _prepare(database_url: str) -> None:
+def _prepare(database_url: str) -> list[str]:
+    """The workspaces, each with a key; the keys' ids."""
     stacks.migrate(database_url)
     engine = connect(database_url)
-    for name in range(WORKSPACES):
-        Accounts(engine).create_workspace(str(name), str(name))
+    accounts, keys = Accounts(engine), list[str]()
+    for name in map(str, range(WORKSPACES)):
+        accounts.create_workspace(name, name)
+        keys.append(str(accounts.create_key(NewKey(name, "bench"))[0]["id"]))
     engine.dispose()
+    return keys
 
 
-async def _publish(broker_url: str, events: int) -> None:
+async def _publish(broker_url: str, events: int, keys: Sequence[str]) -> None:
     """Through the publisher that workers use, so packed as theirs. The queues are made by whoever comes first."""
     templates = [
-        Encoded.of(usage(str(name), request_id=PLACEHOLDER, lease_id=f"lease-{name}"), "bench").body.decode()
-        for name in range(WORKSPACES)
+        Encoded.of(
+            usage(str(name), request_id=PLACEHOLDER, key_id=key, lease_id=f"lease-{name}"), "bench"
+        ).body.decode()
+        for name, key in enumerate(keys)
     ]
     bus = RabbitBus(broker_url, shards=1, name="bench")
     while not bus.connected:  # noqa: ASYNC110 - the bus tells nobody when it is
