@@ -25,9 +25,7 @@ log = structlog.get_logger()
 REPORT_S = 10.0  # how often billing hears how far each lease is
 IDLE_S = 60.0  # after so long without use, all of a workspace's leases are given back
 PATIENCE_S = 1.0  # how long a request waits for what other edges have left over
-AWAY_PATIENCE_S = (
-    5.0  # for billing: it restarts in two or three; a client should not wait longer to learn that it fails
-)
+AWAY_PATIENCE_S = 5.0  # for billing, which restarts in two or three; no client waits much longer to be refused
 RETRY_S = (0.02, 0.2)  # the first and the longest pause meanwhile: about what a recall takes over the broker
 AWAY_S = 0.5  # between calls while billing is away and nobody waits
 MOST_KEYS = 1_000  # under one lease: some 300 KB where they have limits of their own; then another lease is begun
