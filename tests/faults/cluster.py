@@ -122,7 +122,7 @@ class Cluster:
         assert set(codes.values()) == {0}, codes
         start(self.producers)
         self.drain()
-        marker = event(WORKSPACE)
+        marker = event(WORKSPACE, key_id=self.sql("SELECT min(id) FROM api_key WHERE workspace_id = %s", WORKSPACE))
         self.broker.publish(message(marker))  # the queue is in order: with this on record, all before it is, too
         receipt = f"/v1/generations/{marker.request_id}"
         until(lambda: fetch(self.billing_url + receipt, AUDITOR), "the queue is read out")
