@@ -44,6 +44,7 @@ class Lender:
         return {
             "key_id": f"key-{number}", "workspace_id": f"workspace-{number // KEYS_EACH}", "label": None,
             "expires_at": None, "revoked_at": None, "strict": False, "spend_limit_pico": limit, "limit_reset": None,
+            "requests_per_minute": None, "tokens_per_minute": None,
         }  # fmt: skip
 
     async def leases(self, asks: Asks) -> Answers:
