@@ -7,6 +7,7 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractExchange
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 
+from shared.bus.rabbit import connected
 from shared.events import USAGE_EXCHANGE
 from tests.faults.background import Background
 from tests.faults.poison import malformed
@@ -38,15 +39,13 @@ class Copier:
     async def _end(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        async with await aio_pika.connect(self._url) as connection:
+        async with connected(self._url, "copier") as connection:
             await self._pay(await _exchange(await connection.channel()))
 
     async def _keep_copying(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(CONFIRM_TIMEOUT_S):
-                    connection = await aio_pika.connect(self._url)
-                async with connection:
+                async with connected(self._url, "copier") as connection:
                     await self._copy(await connection.channel())
             except (TimeoutError, *CONNECTION_EXCEPTIONS):
                 await asyncio.sleep(PAUSE_S)

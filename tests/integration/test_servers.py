@@ -12,6 +12,7 @@ import aio_pika
 import psycopg
 import pytest
 
+from shared.bus.rabbit import connected
 from tests import servers
 from tests.servers import Server, Unavailable
 
@@ -35,6 +36,11 @@ def execute(url: str, statement: str) -> list[tuple[object, ...]]:
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
         cursor = connection.execute(statement.encode())
         return cursor.fetchall() if cursor.description else []
+
+
+async def connect(url: str) -> None:
+    async with connected(url, "test"):
+        pass
 
 
 async def put(url: str, queue: str, body: bytes) -> None:
@@ -105,7 +111,7 @@ async def test_a_virtual_host_is_gone_after_its_test(rabbitmq_server: Server) ->
     with servers.vhost(rabbitmq_server) as url:
         await put(url, "usage", b"left behind")
     with pytest.raises(aio_pika.exceptions.AMQPError):
-        await aio_pika.connect(url)
+        await connect(url)
 
 
 def test_what_a_killed_postgres_had_committed_is_there_when_it_starts_again(other_postgres: Server) -> None:
@@ -143,7 +149,7 @@ async def test_what_a_killed_rabbitmq_had_confirmed_is_there_when_it_starts_agai
         await asyncio.sleep(QUEUE_ON_DISK_S)
         other_rabbitmq.kill()
         with pytest.raises(aio_pika.exceptions.AMQPConnectionError):
-            await aio_pika.connect(url)
+            await connect(url)
         other_rabbitmq.start()
         assert await take(url, "usage") == b"confirmed"
 

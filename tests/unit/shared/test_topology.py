@@ -87,7 +87,8 @@ async def test_the_whole_definitions_file_is_accepted_by_a_broker_and_nobody_can
     manage(rabbitmq_server, "POST", "/api/definitions", content)
     try:
         with pytest.raises(CONNECTION_EXCEPTIONS):
-            await aio_pika.connect(as_user(broker_url, "opentoken-edge").replace(PASSWORD, ""))
+            async with connected(as_user(broker_url, "opentoken-edge").replace(PASSWORD, ""), "test"):
+                pass
         assert len(topology(rabbitmq_server, vhost)["bindings"]) == 2
     finally:
         for user in RIGHTS:
