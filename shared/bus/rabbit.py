@@ -2,12 +2,13 @@
 
 A link connects, declares what it needs, works until the connection breaks, and starts over; there is no hidden
 state to restore. Facts about aio-pika 10 this rests on: publishing without a queue looks like success unless
-`on_return_raises` is set; only `Basic.Ack` is a confirmation; its own timeout does not cover waiting for the channel.
+`on_return_raises` is set; only `Basic.Ack` is a confirmation; its own timeout does not cover waiting for the channel;
+where a connection is closed that did not answer, whoever still waits on it gets a CancelledError that nobody sent.
 """
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from time import monotonic
 
@@ -71,8 +72,9 @@ class RabbitBus:
         if self._accounts is None or self._blocked():
             raise BusError("the broker is away")
         try:
-            async with asyncio.timeout(CONFIRM_TIMEOUT_S):
-                await accounts.announce(self._accounts, change)
+            with _closing_told():
+                async with asyncio.timeout(CONFIRM_TIMEOUT_S):
+                    await accounts.announce(self._accounts, change)
         except (TimeoutError, DeliveryError, *CONNECTION_EXCEPTIONS) as error:
             raise BusError(f"not confirmed: {error or type(error).__name__}") from error
 
@@ -145,8 +147,9 @@ class RabbitBus:
             batch(events), content_type=CONTENT_TYPE, delivery_mode=aio_pika.DeliveryMode.PERSISTENT
         )
         try:
-            async with asyncio.timeout(CONFIRM_TIMEOUT_S):
-                confirmation = await self._exchange.publish(message, routing_key(shard), mandatory=True)
+            with _closing_told():
+                async with asyncio.timeout(CONFIRM_TIMEOUT_S):
+                    confirmation = await self._exchange.publish(message, routing_key(shard), mandatory=True)
         except TimeoutError as error:
             self._silent.set()  # its heartbeats would be missed much later
             raise BusError("not confirmed: the broker is silent") from error
@@ -168,10 +171,25 @@ async def connected(url: str, name: str) -> AsyncIterator[AbstractConnection]:
     """A connection for the length of the block; `name` shows up at the broker."""
     address = make_url(url, heartbeat=HEARTBEAT_S)
     # Not aio_pika.connect: what that could not connect it leaves unclosed.
-    async with Connection(address, client_properties={"connection_name": name}) as connection:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            await connection.connect()
-        yield connection
+    with _closing_told():
+        async with Connection(address, client_properties={"connection_name": name}) as connection:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await connection.connect()
+            yield connection
+
+
+@contextlib.contextmanager
+def _closing_told() -> Iterator[None]:
+    """Raise ConnectionAbortedError where the library cancels what waits on a connection that it closes. To let that
+    pass for the task's own cancellation would end the task, or leave those who wait for it without an answer.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionAbortedError("the connection was closed") from error
 
 
 def _blocked(connection: AbstractConnection) -> bool:

@@ -13,6 +13,7 @@ from tests.simulation.broker import Broker, Queue, Stored
 from tests.simulation.loop import PROCESS, Loop
 
 LATENCY_S = 0.003
+CANCELS = 0.5  # of the publishes on a lost connection end so, as the library has it where the other end is silent
 LEARNS_S = 20.0  # two heartbeats: until a silent connection is taken for lost
 
 
@@ -124,8 +125,10 @@ class Channel:
         if not self.is_closed:
             self.is_closed = True
             self._closed.set_result(True)
-        for confirmed in list(self._unconfirmed):
-            if not confirmed.done():
+        for confirmed in [one for one in self._unconfirmed if not one.done()]:
+            if self.link.loop.rng.random() < CANCELS:
+                confirmed.cancel()
+            else:
                 confirmed.set_exception(ConnectionResetError("the connection to the broker is lost"))
 
     async def set_qos(self, prefetch_count: int) -> None:
@@ -163,7 +166,7 @@ class Channel:
         self.link.broker.deliver(self.consumed)
 
     async def publish(self, exchange: str, message: Any, key: str) -> Any:
-        """The broker's confirmation. Raises ConnectionError where the connection is lost before it comes."""
+        """The broker's confirmation. Raises ConnectionError, or CancelledError, where the connection is lost before."""
         if self.is_closed:
             raise ChannelInvalidStateError("closed")
         link, confirmed = self.link, self.link.loop.create_future()

@@ -1,6 +1,7 @@
 """Broken rules: each takes one promise out of the real code, and the simulation must notice."""
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -97,6 +98,11 @@ def take_any_answer_of_the_broker_for_a_confirmation(patch: Patch) -> None:
     patch.setattr(rabbit, "Basic", SimpleNamespace(Ack=object))
 
 
+def take_a_lost_connection_for_an_end_of_ones_own(patch: Patch) -> None:
+    """A publish that the library cancels with its connection ends without an answer to those who wait for it."""
+    patch.setattr(rabbit, "_closing_told", contextlib.nullcontext)
+
+
 def bill_what_broke_off(patch: Patch) -> None:
     """An answer that the provider broke off is settled as one that it completed."""
     settle = Exchange.settle
@@ -128,6 +134,7 @@ MUTATIONS = (
     Mutation(serve_though_the_spool_is_full, (faults.broker_dies, faults.disk_fills)),
     Mutation(return_from_the_spool_before_the_disk_has_it, (faults.broker_dies, faults.disk_fills)),
     Mutation(take_any_answer_of_the_broker_for_a_confirmation, (faults.broker_refuses,)),
+    Mutation(take_a_lost_connection_for_an_end_of_ones_own, (faults.broker_is_cut_off,)),
     Mutation(bill_what_broke_off, (faults.clock_jumps,)),
     Mutation(admit_what_nothing_covers, (faults.clock_jumps,)),
 )
