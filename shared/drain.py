@@ -16,7 +16,7 @@ from shared.bodies import Strict
 LINGER_S = 6.0  # a pod's end reaches every node and name server within 5 s; longer than our clients keep a connection
 GRACE_S = 60.0  # most streams end within it; a longer one is broken off
 CUT_S = 2.0  # for the last words of an answer that is broken off; aiohttp waits it twice
-FLUSH_S = 20.0  # bounds what follows the grace: twice CUT_S, settlements, 10 s for the broker's confirmations
+FLUSH_S = 20.0  # bounds what follows the grace: twice CUT_S, settlements, the spool, 10 s for confirmations
 TICK_S = 0.05  # between looks at what still runs
 
 DRAINING: web.AppKey[asyncio.Event] = web.AppKey("draining", asyncio.Event)

@@ -1,4 +1,4 @@
-"""The spool: where usage waits, on this process's own disk, while the broker is away; and the outbox in front of both.
+"""The spool: where usage waits, on this process's own disk, while the broker is away.
 
 SQLite in WAL mode with synchronous=FULL: an append returns after its commit is on the disk, and a torn tail is
 SQLite's to repair. Appends that arrive together share one commit. Bounded by bytes; full means 503, never loss.
@@ -6,31 +6,23 @@ SQLite's to repair. Appends that arrive together share one commit. Bounded by by
 
 import asyncio
 import contextlib
+import fcntl
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic, time
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TextIO, TypeVar
 
-import structlog
 from prometheus_client import Gauge
 
-from shared.bus import Bus, BusError
 from shared.bus.packing import Packer
-from shared.errors import BillingUnavailable
 from shared.events import MAX_BATCH_EVENTS, Encoded
-from shared.failpoints import passing
 
-log = structlog.get_logger()
 P = ParamSpec("P")
 T = TypeVar("T")
 
-BROKER_WAIT_S = 1.0  # an answer is held back this long for the broker's confirmation, then the spool takes over
-DRAIN_PAUSE_S = 0.5  # between looks at a spool that is empty or cannot be drained
 DISK_PAUSE_S = 5.0  # after the disk failed no work is started for this long; then one answer finds out
-READY_PERCENT = 80  # of its bytes: fuller than this, a process asks to be left out while it can still take what comes
-START_PERCENT = 90  # fuller than this, nothing is started: the rest is for what is under way, and thousands of events
 
 EVENTS = Gauge("opentoken_spool_events", "Usage events that wait in a spool.", ["spool"])
 BYTES = Gauge("opentoken_spool_bytes", "Bytes of the usage events that wait in a spool.", ["spool"])
@@ -47,6 +39,10 @@ class SpoolFull(Exception):
     """The spool holds as many bytes as it may."""
 
 
+class SpoolTaken(Exception):
+    """Another process that runs has its spool in this folder; says what to change."""
+
+
 class Spool:
     """A durable queue of encoded events; all its SQLite work happens on one thread of its own."""
 
@@ -60,7 +56,7 @@ class Spool:
         self._failed_until = 0.0
 
     async def open(self) -> None:
-        """Open or make the file; what an earlier process left is kept."""
+        """Open or make the file; what an earlier process left is kept. Raises SpoolTaken."""
         await self._run(self._open)
         EVENTS.labels(self._name).set_function(lambda: self._events)
         BYTES.labels(self._name).set_function(lambda: self._bytes)
@@ -110,6 +106,7 @@ class Spool:
         for gauge in (EVENTS, BYTES, AGE):
             gauge.remove(self._name)
         await self._run(self._database.close)
+        self._lock.close()
         self._thread.shutdown()
 
     async def _run(self, function: Callable[P, T], *arguments: P.args, **_: P.kwargs) -> T:
@@ -117,6 +114,7 @@ class Spool:
 
     def _open(self) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self._path.parent)
         self._database = sqlite3.connect(self._path, isolation_level=None)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")
@@ -176,75 +174,16 @@ class Spool:
             raise
 
 
-class Outbox:
-    """Makes an event durable: confirmed by the bus, else in the spool, whichever comes first after a short wait."""
-
-    def __init__(self, bus: Bus, spool: Spool | None) -> None:
-        self._bus, self._spool = bus, spool
-        self._drainer = asyncio.create_task(self._drain(spool)) if spool else None
-
-    def check(self) -> None:
-        """Refuse to start work whose usage could not be made durable. Raises BillingUnavailable.
-
-        A broker that is connected may still not confirm: then there must be room for all that was started, or an answer
-        would be refused at its end whose usage the broker has after all.
-        """
-        spool = self._spool
-        durable = self._bus.connected or (spool is not None and not spool.full)
-        if not durable or (spool is not None and (spool.failing or spool.percent_full >= START_PERCENT)):
-            raise BillingUnavailable(headers={"Retry-After": "5"})
-
-    def ready(self) -> None:
-        """Refuse to be sent more work, while there is still room for what comes. Raises BillingUnavailable."""
-        self.check()
-        if self._spool is not None and self._spool.percent_full >= READY_PERCENT:
-            raise BillingUnavailable(f"the spool is {self._spool.percent_full} % full: is the broker away?")
-
-    async def put(self, event: Encoded) -> None:
-        """Return once the event is durable. Raises BillingUnavailable where neither place takes it."""
-        try:
-            async with asyncio.timeout(BROKER_WAIT_S if self._spool else None):
-                return await self._bus.publish(event)
-        except (TimeoutError, BusError) as error:
-            if self._spool is None:
-                log.error("usage_not_durable", reason=str(error))
-                raise BillingUnavailable(headers={"Retry-After": "5"}) from error
-        try:
-            await self._spool.append(event)
-        except (SpoolFull, sqlite3.Error) as error:
-            log.error("usage_not_durable", reason=str(error))
-            raise BillingUnavailable(headers={"Retry-After": "5"}) from error
-
-    async def close(self) -> None:
-        """Publish what can still be published; the rest stays in the spool for the next start."""
-        if self._drainer is not None:
-            self._drainer.cancel()
-            await asyncio.gather(self._drainer, return_exceptions=True)
-        await self._bus.close()
-        if self._spool is not None:
-            await self._spool.close()
-
-    async def _drain(self, spool: Spool) -> None:
-        """Republish the oldest first, for ever, whatever the bus and the disk say meanwhile."""
-        while True:
-            republished = 0
-            try:
-                republished = await self._republish(spool)
-            except (BusError, sqlite3.Error) as error:
-                log.warning("spool_not_drained", reason=str(error))
-            if not republished:
-                await asyncio.sleep(DRAIN_PAUSE_S)
-
-    async def _republish(self, spool: Spool) -> int:
-        """Publish the oldest events, and how many; removal comes after the confirmation: a crash only duplicates."""
-        waiting = await spool.oldest() if self._bus.connected else []
-        answers = await asyncio.gather(*(self._bus.publish(event) for _, event in waiting), return_exceptions=True)
-        published = [place for (place, _), answer in zip(waiting, answers, strict=True) if answer is None]
-        if published:
-            passing("spool.republished")
-            await spool.remove(published)
-            log.info("spool_drained", events=len(published), bytes_left=spool.size_bytes)
-        for answer in answers:
-            if answer is not None:
-                raise answer
-        return len(published)
+def _locked(folder: Path) -> TextIO:
+    """The lock on a folder, held until it is closed or the process ends: what one process has taken out of a spool,
+    another must not publish, or count, once more. Raises SpoolTaken.
+    """
+    lock = (folder / "spool.lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise SpoolTaken(
+            f"{folder.absolute()} is the spool of another process: set OPENTOKEN_SPOOL_DIR to a folder of its own"
+        ) from None
+    return lock

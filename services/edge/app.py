@@ -19,7 +19,8 @@ from shared.bus import AccountBus
 from shared.catalog import Catalog
 from shared.drain import UNDER_WAY
 from shared.openai import MAX_BODY_BYTES
-from shared.spool import Outbox, Spool
+from shared.outbox import Outbox
+from shared.spool import Spool
 
 EDGE: web.AppKey[Edge] = web.AppKey("edge", Edge)
 Route = Callable[[Edge, web.Request], Awaitable[web.StreamResponse]]
@@ -64,11 +65,13 @@ def build_app(
         outbox = Outbox(facts, spool)
         async with build_session() as session:
             to_billing = Billing(session, billing_url, internal_token)
-            to_workers = Workers(worker_urls)
+            to_workers, credit = Workers(worker_urls), Credit(to_billing)
             once = Idempotency(to_billing)
-            app[UNDER_WAY] = once.running  # answers that nobody waits for are still kept
-            accounts, credit = Accounts(to_billing), Credit(to_billing)
-            app[EDGE] = Edge(catalog, accounts, credit, to_billing, to_workers, outbox, once, Rates(), internal_token)
+            app[UNDER_WAY] = once.running  # answers that nobody waits for are still kept, lost ones put on record
+            app[EDGE] = Edge(
+                catalog, Accounts(to_billing), credit, to_billing, to_workers, outbox, once, Rates(), internal_token,
+                once.running,
+            )  # fmt: skip
             watching = asyncio.create_task(facts.watch(app[EDGE]))
             yield
             watching.cancel()

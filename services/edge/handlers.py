@@ -1,5 +1,6 @@
 """The routes of the public API."""
 
+import asyncio
 import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,7 +39,7 @@ from shared.failpoints import passing
 from shared.ids import request_id_of
 from shared.money import usd
 from shared.openai import MAX_BODY_BYTES, ChatRequest, EmbeddingsRequest
-from shared.spool import Outbox
+from shared.outbox import Outbox
 
 log = structlog.get_logger()
 
@@ -58,6 +59,7 @@ class Edge:
     idempotency: Idempotency
     rates: Rates
     internal_token: str
+    under_way: set[asyncio.Task[Any]]
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/chat/completions."""
@@ -205,9 +207,15 @@ class Edge:
         except Lost as lost:
             path, stream = asked.request.path, asked.stream
             event = worker_lost(asked.id, standing, asked.model, path, stream=stream, lease_id=lease_id)
-            with contextlib.suppress(BillingUnavailable):  # it would have cost nothing; the client's answer is the same
-                await self.outbox.put(Encoded.of(event, "edge"))
+            witness = asyncio.create_task(self._witness(Encoded.of(event, "edge")))
+            self.under_way.add(witness)
+            witness.add_done_callback(self.under_way.discard)
+            await asyncio.shield(witness)  # the client may leave: it is on record all the same
             return await lost_answer(lost), None
+
+    async def _witness(self, event: Encoded) -> None:
+        with contextlib.suppress(BillingUnavailable):  # it would have cost nothing; the client's answer is the same
+            await self.outbox.put(event)
 
 
 def _wanted(asked: Asked, expected_pico: int) -> Wanted:

@@ -10,7 +10,7 @@ from services.workers.settle import Asked, Trail, outcome_of, usage_recorded
 from shared.errors import ApiError, UpstreamTimeout, WorkerLost
 from shared.events import Encoded, Outcome
 from shared.failpoints import passing
-from shared.spool import Outbox
+from shared.outbox import Outbox
 
 DRAIN_S = 60.0  # how long an answer that nobody waits for is read on to its counts
 

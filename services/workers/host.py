@@ -25,7 +25,8 @@ from shared.catalog import Catalog
 from shared.drain import BREAK_OFF, DRAINING, UNDER_WAY, BreakOff
 from shared.errors import InvalidRequest, NoSupplier
 from shared.openai import MAX_BODY_BYTES, ChatRequest, EmbeddingsRequest
-from shared.spool import Outbox, Spool
+from shared.outbox import Outbox
+from shared.spool import Spool
 
 log = structlog.get_logger()
 

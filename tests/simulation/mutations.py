@@ -18,7 +18,8 @@ from services.workers.settle import usage_recorded
 from shared.bus import rabbit
 from shared.errors import BillingUnavailable
 from shared.events import Encoded
-from shared.spool import Outbox, Spool
+from shared.outbox import Outbox
+from shared.spool import Spool
 from tests.simulation import faults
 
 Patch = pytest.MonkeyPatch

@@ -17,7 +17,8 @@ from services.billing.tables import usage_record
 from shared.bus import rabbit
 from shared.bus.rabbit import RabbitBus
 from shared.events import Encoded
-from shared.spool import Outbox, Spool
+from shared.outbox import Outbox
+from shared.spool import Spool
 from tests.integration.billing.books import balances, books
 from tests.integration.billing.service import until
 from tests.proxy import proxied

@@ -13,7 +13,8 @@ from structlog.testing import capture_logs
 from shared.bus import BusError, Message, consumer, packing, rabbit
 from shared.bus.rabbit import RabbitBus
 from shared.events import Encoded, queue_of, routing_key, shard_of
-from shared.spool import Outbox, Spool
+from shared.outbox import Outbox
+from shared.spool import Spool
 from tests.proxy import proxied
 from tests.servers import Server, manage
 from tests.unit.shared.broker import DEADLINE_S, Taker, connected, consuming, until
@@ -130,24 +131,28 @@ async def test_a_publisher_whose_connection_is_cut_or_hangs_comes_back_and_nothi
     monkeypatch.setattr(rabbit, "HEARTBEAT_S", 600)  # not what tells it here
     monkeypatch.setattr(rabbit, "CONFIRM_TIMEOUT_S", 0.5)
     taker, confirmed = Taker(), set[int]()
-    async with connected(broker_url) as other, consuming(other, taker.take), proxied(broker_url) as (network, through):
-        async with connected(through) as bus:
+    async with (
+        connected(broker_url) as other,
+        consuming(other, taker.take),
+        proxied(broker_url) as (network, through),
+        connected(through) as bus,
+    ):
 
-            async def publish(number: int) -> None:
-                if await published(bus, numbered(number)):
-                    confirmed.add(number)
+        async def publish(number: int) -> None:
+            if await published(bus, numbered(number)):
+                confirmed.add(number)
 
-            first = [asyncio.create_task(publish(number)) for number in range(500)]
-            await until(lambda: confirmed)
-            getattr(network, fails)()
-            await asyncio.gather(*first, publish(500))  # of the first all may have been confirmed already
-            await until(lambda: not bus.connected)
-            network.thaw()
-            async with asyncio.timeout(DEADLINE_S):
-                while 501 not in confirmed:
-                    await until(lambda: bus.connected)
-                    await publish(501)
-            await until(lambda: confirmed <= set(taker.taken))
+        first = [asyncio.create_task(publish(number)) for number in range(500)]
+        await until(lambda: confirmed)
+        getattr(network, fails)()
+        await asyncio.gather(*first, publish(500))  # of the first all may have been confirmed already
+        await until(lambda: not bus.connected)
+        network.thaw()
+        async with asyncio.timeout(DEADLINE_S):
+            while 501 not in confirmed:
+                await until(lambda: bus.connected)
+                await publish(501)
+        await until(lambda: confirmed <= set(taker.taken))
 
 
 async def test_no_publish_waits_for_ever_for_a_broker_that_another_one_found_silent(

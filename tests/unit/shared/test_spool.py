@@ -3,12 +3,10 @@
 import asyncio
 import contextlib
 import os
-import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
@@ -17,10 +15,8 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from shared import spool as spool_module
-from shared.bus import BusError, Handler
-from shared.errors import BillingUnavailable
 from shared.events import MAX_BATCH_EVENTS, Encoded
-from shared.spool import Outbox, Spool, SpoolFull
+from shared.spool import Spool, SpoolFull, SpoolTaken
 from tests.unit.shared.events import numbered
 
 ROOT = Path(__file__).parents[3]
@@ -136,151 +132,6 @@ async def test_appends_that_come_together_do_not_pass_the_bound_by_more_than_a_b
         assert len(await waiting(spool)) == 1000 - refused
 
 
-class Broker:
-    """A bus that can be away, silent or refusing; it keeps what it confirmed."""
-
-    def __init__(self) -> None:
-        self.connected = True
-        self.confirms = True
-        self.refuses: Callable[[int], bool] = lambda number: False
-        self.published: list[int] = []
-
-    async def publish(self, event: Encoded) -> None:
-        if not self.connected or self.refuses(number_of(event)):
-            raise BusError("away")
-        if not self.confirms:
-            await asyncio.Event().wait()
-        self.published.append(number_of(event))
-
-    async def consume(self, shard: int, handler: Handler) -> None:
-        raise AssertionError("nobody consumes here")
-
-    async def close(self) -> None:
-        self.connected = False
-
-
-@pytest.fixture(autouse=True)
-def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spool_module, "BROKER_WAIT_S", 0.05)
-    monkeypatch.setattr(spool_module, "DRAIN_PAUSE_S", 0.005)
-
-
-@contextlib.asynccontextmanager
-async def outbox(broker: Broker, folder: Path, max_bytes: int = ROOM) -> AsyncIterator[tuple[Outbox, Spool]]:
-    spool = Spool(folder, max_bytes)
-    await spool.open()
-    box = Outbox(broker, spool)
-    try:
-        yield box, spool
-    finally:
-        await box.close()
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for is on a disk
-            await asyncio.sleep(0.002)
-
-
-async def test_what_the_broker_confirms_never_touches_the_disk(tmp_path: Path) -> None:
-    broker = Broker()
-    async with outbox(broker, tmp_path) as (box, spool):
-        await box.put(numbered(1))
-        assert (broker.published, spool.size_bytes) == ([1], 0)
-
-
-async def test_while_the_broker_is_away_usage_waits_and_is_published_oldest_first_when_it_is_back(
-    tmp_path: Path,
-) -> None:
-    broker = Broker()
-    broker.connected = False
-    async with outbox(broker, tmp_path) as (box, spool):
-        for number in range(3 * MAX_BATCH_EVENTS // 2):
-            await box.put(numbered(number))
-        assert not broker.published
-        broker.connected = True
-        await until(lambda: spool.size_bytes == 0)
-        assert broker.published == list(range(3 * MAX_BATCH_EVENTS // 2))
-
-
-async def test_a_broker_that_does_not_confirm_holds_an_answer_back_for_a_moment_only(tmp_path: Path) -> None:
-    broker = Broker()
-    broker.confirms = False
-    async with outbox(broker, tmp_path) as (box, spool):
-        await box.put(numbered(1))
-        assert [number_of(event) for _, event in await spool.oldest()] == [1]
-
-
-async def test_what_was_not_confirmed_is_published_again_and_what_was_is_not(tmp_path: Path) -> None:
-    broker = Broker()
-    broker.connected = False
-    async with outbox(broker, tmp_path) as (box, spool):
-        for number in range(4):
-            await box.put(numbered(number))
-        broker.refuses = lambda number: number == 2
-        broker.connected = True
-        await until(lambda: broker.published == [0, 1, 3])
-        assert spool.size_bytes > 0
-        broker.refuses = lambda number: False
-        await until(lambda: spool.size_bytes == 0)
-        assert broker.published == [0, 1, 3, 2]
-
-
-async def test_what_an_earlier_process_left_is_published_by_the_next(tmp_path: Path) -> None:
-    broker = Broker()
-    broker.connected = False
-    async with outbox(broker, tmp_path) as (box, _):
-        await box.put(numbered(7))
-    broker.connected = True
-    async with outbox(broker, tmp_path) as (_, spool):
-        await until(lambda: spool.size_bytes == 0)
-    assert broker.published == [7]
-
-
-async def test_with_the_broker_away_and_the_spool_full_nothing_is_served(tmp_path: Path) -> None:
-    broker = Broker()
-    async with outbox(broker, tmp_path, max_bytes=0) as (box, _):
-        box.check()
-        broker.connected = False
-        with pytest.raises(BillingUnavailable) as refused:
-            box.check()
-        assert int(refused.value.headers["Retry-After"]) > 0
-        with pytest.raises(BillingUnavailable):
-            await box.put(numbered(1))
-
-
-async def test_a_spool_that_is_filling_up_asks_to_be_left_out_while_it_still_takes_what_comes(tmp_path: Path) -> None:
-    broker, size = Broker(), len(numbered(0).body)
-    broker.connected = False
-    async with outbox(broker, tmp_path, max_bytes=10 * size) as (box, spool):
-        for number in range(8):
-            box.ready()
-            await box.put(numbered(number))
-        with pytest.raises(BillingUnavailable, match="80 % full"):
-            box.ready()
-        box.check()
-        await box.put(numbered(8))
-        broker.connected = True
-        await until(lambda: spool.size_bytes == 0)
-        box.ready()
-
-
-@pytest.mark.parametrize("connected", [False, True])
-async def test_nothing_is_started_whose_usage_might_find_the_spool_full_at_its_end(
-    tmp_path: Path, connected: bool
-) -> None:
-    """A broker that is connected need not confirm; what it has all the same must not be refused for want of room."""
-    broker, size = Broker(), len(numbered(0).body)
-    broker.connected, broker.confirms = connected, False
-    async with outbox(broker, tmp_path, max_bytes=10 * size) as (box, spool):
-        for number in range(9):
-            box.check()
-            await spool.append(numbered(number))
-        with pytest.raises(BillingUnavailable):
-            box.check()
-        await box.put(numbered(9))
-
-
 async def test_the_metrics_tell_how_much_waits_and_for_how_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,41 +161,10 @@ async def test_a_long_outage_is_never_held_in_memory(tmp_path: Path) -> None:
         assert len(await spool.oldest()) == MAX_BATCH_EVENTS
 
 
-async def test_without_a_spool_the_bus_alone_decides() -> None:
-    broker = Broker()
-    box = Outbox(broker, None)
-    await box.put(numbered(1))
-    broker.connected = False
-    for refused in (box.check, lambda: asyncio.run(box.put(numbered(2)))):
-        with pytest.raises(BillingUnavailable):
-            await asyncio.to_thread(refused)
-    await box.close()
-
-
-async def test_a_disk_that_fails_is_no_answer_for_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(rows: Any) -> None:
-        raise sqlite3.OperationalError("disk I/O error")
-
-    broker = Broker()
-    broker.connected = False
-    async with outbox(broker, tmp_path) as (box, spool):
-        monkeypatch.setattr(spool, "_write", fail)
-        with pytest.raises(BillingUnavailable):
-            await box.put(numbered(1))
-
-
-async def test_a_disk_that_fails_once_does_not_end_the_draining(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    broker, failed = Broker(), asyncio.Event()
-
-    async def fail() -> list[tuple[int, Encoded]]:
-        failed.set()
-        monkeypatch.undo()
-        raise sqlite3.OperationalError("disk I/O error")
-
-    async with outbox(broker, tmp_path) as (_, spool):
-        await spool.append(numbered(1))
-        monkeypatch.setattr(spool, "oldest", fail)
-        await asyncio.wait_for(failed.wait(), DEADLINE_S)
-        await until(lambda: broker.published == [1])
+async def test_a_folder_has_one_process_and_the_next_one_once_that_has_ended(tmp_path: Path) -> None:
+    other = Spool(tmp_path, ROOM)
+    async with opened(tmp_path):
+        with pytest.raises(SpoolTaken, match="OPENTOKEN_SPOOL_DIR"):
+            await other.open()
+    await other.open()
+    await other.close()

@@ -14,7 +14,8 @@ import pytest
 from shared.bus import BusError, Handler
 from shared.errors import BillingUnavailable
 from shared.events import Encoded
-from shared.spool import Outbox, Spool
+from shared.outbox import Outbox
+from shared.spool import Spool
 from tests.unit.shared.events import numbered
 
 ROOM = 10**8

@@ -13,7 +13,8 @@ from shared.bus.local import LocalBus
 from shared.drain import BREAK_OFF
 from shared.events import UsageRecorded, decode
 from shared.http import listening
-from shared.spool import READY_PERCENT, Spool
+from shared.outbox import READY_PERCENT
+from shared.spool import Spool
 from tests.unit.workers.running import (
     CATALOG,
     PROVIDERS,
