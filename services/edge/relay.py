@@ -80,28 +80,33 @@ class Settled:
 
 
 class Ending:
-    """Watches a stream go by for its end."""
+    """Watches a stream go by for its end. What may be the beginning of that is held back until it is one, or not: no
+    end may reach a client in part, for what is told after a worker is lost would make it whole.
+    """
 
-    __slots__ = ("_carry", "_mark", "complete")
+    __slots__ = ("_held", "_mark", "complete")
 
     def __init__(self) -> None:
-        self._carry, self._mark = b"", b""
+        self._held, self._mark = b"", b""
         self.complete = False
 
     def feed(self, chunk: bytes) -> bytes:
-        """What of this chunk is the client's."""
+        """What is the client's now."""
         if self.complete:
             self._mark += chunk
             return b""
-        seen = self._carry + chunk
-        place = seen.find(DONE)
-        if place < 0:
-            self._carry = seen[1 - len(DONE) :]
-            return chunk
-        self.complete = True
-        end = place + len(DONE)
-        self._mark = seen[end:]
-        return seen[len(self._carry) : end]
+        seen = self._held + chunk
+        if (place := seen.find(DONE)) >= 0:
+            self.complete = True
+            end = place + len(DONE)
+            self._mark = seen[end:]
+            return seen[:end]
+        # The one `d` of the end is its first byte.
+        place = seen.rfind(b"d", 1 - len(DONE))
+        if place < 0 or not DONE.startswith(seen[place:]):
+            place = len(seen)
+        self._held = seen[place:]
+        return seen[:place]
 
     @property
     def settled(self) -> Settled | None:

@@ -83,6 +83,7 @@ class Edge:
     session: aiohttp.ClientSession
     bank: Bank
     books: Books
+    app: web.Application
 
     def post(self, body: Any, path: str = "/v1/chat/completions", key: str | None = KEY) -> Any:
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
@@ -116,7 +117,7 @@ async def edge_before(workers: Mapping[str, str]) -> AsyncIterator[Edge]:
     async with Books().kept_by(bus) as books, serving(bank.answer) as billing_url:
         app = build_app(CATALOG, TOKEN, workers, billing_url, lambda: bus)
         async with listening(app, "127.0.0.1", 0) as port, aiohttp.ClientSession(timeout=timeout) as session:
-            yield Edge(f"http://127.0.0.1:{port}", session, bank, books)
+            yield Edge(f"http://127.0.0.1:{port}", session, bank, books, app)
 
 
 @contextlib.asynccontextmanager

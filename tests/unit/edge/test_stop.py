@@ -47,7 +47,7 @@ async def started(name: str) -> AsyncIterator[Stopping]:
         worker_url = f"http://127.0.0.1:{await stack.enter_async_context(listening(working, '127.0.0.1', 0))}"
         app = build_app(CATALOG, TOKEN, dict.fromkeys(CATALOG.providers, worker_url), billing_url, lambda: bus)
         port = await stack.enter_async_context(listening(app, "127.0.0.1", 0, grace_s=0.1))
-        edge = Edge(f"http://127.0.0.1:{port}", session, bank, books)
+        edge = Edge(f"http://127.0.0.1:{port}", session, bank, books, app)
         yield Stopping(edge, Worker(worker_url, session, books, working), stack)
 
 
