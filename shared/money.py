@@ -33,8 +33,9 @@ class Tokens:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            if (count := getattr(self, field.name)) < 0:
-                raise ValueError(f"tokens.{field.name} is {count}: a count cannot be negative")
+            count = getattr(self, field.name)
+            if type(count) is not int or count < 0:
+                raise ValueError(f"tokens.{field.name} is {count!r}: a count is a whole number, and never negative")
 
     @property
     def prompt(self) -> int:

@@ -2,9 +2,10 @@
 
 import aiohttp
 
-from services.workers.provider import RETRIES, ChatStream, Delta, Failed
+from services.workers.provider import RETRIES, ChatStream, Delta, Failed, Usage
 from services.workers.upstream import reading, understanding
 from shared.errors import NoSupplier
+from shared.money import Tokens
 from shared.sse import Decoder, EventTooLarge
 
 PIECE_BYTES = 64 * 1024  # translated at once: what a client that reads slowly is sent next is held in several forms
@@ -35,6 +36,15 @@ class Translation:
             raise self._failed
         self.text_bytes += sum(len(str(value).encode()) for delta in deltas for value in delta.values())
         return deltas
+
+    @property
+    def usage(self) -> Usage:
+        """What is counted by now; nothing, so that it is estimated, where that is not what counts are."""
+        try:
+            with understanding():
+                return self.stream.usage
+        except Failed:
+            return Usage(Tokens())
 
     def end(self) -> None:
         """The bytes have ended. Raises Failed where the provider had not said that it was done."""

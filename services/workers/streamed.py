@@ -48,7 +48,7 @@ async def chat(
     read, finish = reader.translation, reader.translation.stream.finish
     assert finish is not None, "a reader ends without an error only after a finish"
     exchange.trail.upstream_id = read.stream.upstream_id
-    usage = trusted(request, read.text_bytes, read.stream.usage)
+    usage = trusted(request, read.text_bytes, read.usage)
     try:
         cost = await exchange.finished(usage, finish)
     except BillingUnavailable as error:  # what cannot be billed has no end that a client could take for one
@@ -94,7 +94,7 @@ async def _interrupted(
     Broken by the provider, or by this process's end, it is on record and waived; broken off by the client, or not
     taken by it until the time was up, it is billed as far as it came.
     """
-    exchange.trail.upstream_id, usage = read.stream.upstream_id, read.stream.usage
+    exchange.trail.upstream_id, usage = read.stream.upstream_id, read.usage
     told = _told(upstream, exchange, error)
     if isinstance(error, TimeoutError) and exchange.client_at_fault:
         cost = await exchange.settle("client_disconnected", estimated(request, read.text_bytes, usage))

@@ -114,3 +114,9 @@ def test_a_negative_price_is_refused() -> None:
 def test_a_negative_count_is_refused_by_name(name: str) -> None:
     with pytest.raises(ValueError, match=rf"tokens\.{name} is -1"):
         Tokens(**{name: -1})
+
+
+@pytest.mark.parametrize("count", [5.0, "5", True, None])
+def test_a_count_that_is_no_whole_number_is_refused(count: Any) -> None:
+    with pytest.raises(ValueError, match=r"tokens\.output is .*: a count is a whole number"):
+        Tokens(output=count)

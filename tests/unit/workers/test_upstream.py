@@ -208,3 +208,29 @@ async def test_our_key_never_follows_a_redirect(running: Running, name: str) -> 
             answer = await worker.ask(chat(name, "Hi"))
     assert keys == []
     assert answer.status == 503
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_counts_that_are_no_whole_numbers_leave_a_record_all_the_same(stream: bool) -> None:
+    usage = {"input_tokens": 5.0, "output_tokens": 1}
+    message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "usage": usage}
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": message},
+        {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hi there"}},
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage},
+    ]
+
+    async def answers(_: web.Request) -> web.Response:
+        if not stream:
+            content = [{"type": "text", "text": "Hi there"}]
+            return web.json_response(message | {"content": content, "stop_reason": "end_turn"})
+        body = "".join(f"data: {json.dumps(event)}\n\n" for event in events)
+        return web.Response(text=body, content_type="text/event-stream")
+
+    async with provider_that(answers) as url, worker(PROVIDERS["anthropic"], [supplier("anthropic", 1, "k", url)]) as w:
+        await w.ask(chat("anthropic", "Hi", stream=stream))
+        record = await w.books.only()
+    if stream:
+        assert (record.outcome, record.usage_source, record.tokens.output) == ("completed", "estimated", 2)
+    else:
+        assert (record.outcome, record.cost) == ("upstream_failed", 0)
