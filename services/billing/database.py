@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 import psycopg
 import structlog
 from sqlalchemy import Connection, Engine, Select, Table, create_engine, event, insert, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
 from services.billing.stages import stage
 
@@ -202,6 +202,15 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> No
                 copy.write_row(values(row))
     except psycopg.Error as error:  # what SQLAlchemy does for every statement of its own
         raise DBAPIError.instance(statement, None, error, psycopg.Error, dialect=connection.dialect) from error
+
+
+def refuses(error: DBAPIError) -> bool:
+    """Whether the database refuses a row for what is in it, so that to send it again is no use.
+
+    What is too large for an index of PostgreSQL's (class 54) comes as the same error as a lost connection.
+    """
+    too_large = getattr(error.orig, "sqlstate", None) or ""
+    return isinstance(error, IntegrityError | DataError) or too_large.startswith("54")
 
 
 def run_script(connection: Connection, script: str) -> None:

@@ -16,11 +16,11 @@ from typing import Any, Literal
 import orjson
 import structlog
 from sqlalchemy import Connection, Engine, Select, Table, func, insert, select, text
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 
 from services.billing import spend, tree
 from services.billing.batch import Batch, Head, Terms, json_of_columns
-from services.billing.database import Row, insert_rows, reading, row, rows, writing
+from services.billing.database import Row, insert_rows, reading, refuses, row, rows, writing
 from services.billing.errors import Conflict
 from services.billing.leaves import Kind
 from services.billing.migrations import SchemaError
@@ -85,7 +85,9 @@ class Ledger:
         """
         try:
             return self._commit(items)
-        except (IntegrityError, DataError) as error:
+        except DBAPIError as error:
+            if not refuses(error):
+                raise
             if len(items) > 1:
                 middle = len(items) // 2
                 return self.book(items[:middle]) + self.book(items[middle:])

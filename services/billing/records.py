@@ -17,7 +17,7 @@ from shared.events import Refused, UsageRecorded, decode, utc_text
 from shared.ids import CHAT_PREFIX, request_id_of
 from shared.money import usd
 
-MAX_TEXT_CHARS = 500  # of any name or id: in UTF-8 it still fits PostgreSQL's index pages (2,704 bytes)
+MAX_TEXT_CHARS = 300  # of any name or id: two of them, in UTF-8, still fit an index of PostgreSQL's (2,704 bytes)
 
 FIRST_YEAR = 2000  # no request started before; nor do years of fewer than four digits have a text in one form
 

@@ -5,10 +5,10 @@ from itertools import islice
 
 import orjson
 from sqlalchemy import Connection, Engine, insert, select
-from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 
 from services.billing import migrations, spend, tree
-from services.billing.database import Row, insert_rows, reading, writing
+from services.billing.database import Row, insert_rows, reading, refuses, writing
 from services.billing.export import TREE
 from services.billing.leaves import LeafError, read
 from services.billing.merkle import Frontier
@@ -79,7 +79,9 @@ def _write(engine: Engine, batch: list[Placed]) -> None:
     try:
         with writing(engine, *{row["shard"] for _, _, row in batch}) as connection:
             _append(connection, batch)
-    except (IntegrityError, DataError) as error:
+    except DBAPIError as error:
+        if not refuses(error):
+            raise
         if len(batch) == 1:
             raise ReplayError(f"line {batch[0].number}: the database refuses it: {error.orig}") from None
         for line in batch:

@@ -1,3 +1,4 @@
+import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,14 +8,14 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from services.billing import migrations
+from services.billing import migrations, records
 from services.billing.accounts import Accounts
 from services.billing.batch import Head
 from services.billing.database import connect, reading
 from services.billing.errors import Conflict
 from services.billing.ledger import Credit, Ledger, heads
 from services.billing.migrations import SchemaError
-from services.billing.records import checked
+from services.billing.records import MAX_TEXT_CHARS, checked
 from services.billing.tables import ledger_entry, usage_record
 from shared.bus import Message
 from shared.errors import InvalidRequest, NotFound
@@ -137,6 +138,27 @@ def test_a_row_that_the_database_refuses_is_found_and_set_aside_and_the_rest_is_
     assert poison.request_id.encode() in kept["body"]
     assert "picky" in kept["reason"]
     assert balances(engine, "abw") == {"a": -COST_PICO, "b": -COST_PICO, "w": -3 * COST_PICO}
+
+
+def wide(characters: int) -> str:
+    """Text of four bytes a character, which nothing makes smaller."""
+    return "".join(map(chr, random.Random(characters).choices(range(0x20000, 0x2A6D0), k=characters)))
+
+
+def test_names_as_long_as_they_may_be_are_booked(ledger: Ledger) -> None:
+    """Two of them share an index, whose rows PostgreSQL bounds."""
+    names = ("key_id", "lease_id", "model", "supplier", "upstream_request_id", "user_digest")
+    assert ledger.record([usage(**dict.fromkeys(names, wide(MAX_TEXT_CHARS)))]) == {"recorded": 1}
+
+
+def test_a_row_that_is_too_large_for_an_index_is_set_aside_and_the_rest_is_booked(
+    engine: Engine, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "MAX_TEXT_CHARS", 2000)
+    too_long = usage(lease_id=wide(1999), key_id=wide(2000))
+    fits = engine.dialect.name == "sqlite"
+    expected = {"recorded": 3} if fits else {"recorded": 2, "quarantined": 1}
+    assert ledger.record([usage(), too_long, usage()]) == expected
 
 
 def test_a_batch_that_fails_leaves_nothing_behind_and_succeeds_when_it_comes_again(

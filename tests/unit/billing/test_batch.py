@@ -150,7 +150,7 @@ def test_usage_that_would_pass_what_the_database_can_hold_is_quarantined_and_the
         ({"tokens": Tokens(input=2**62), "rates": MODELS[0].rates}, "is larger than"),
         ({"duration_ms": 2**63}, "duration_ms is larger than"),
         ({"key_id": "k" * 501}, "key_id is longer than"),
-        ({"upstream_model": "a\0b"}, "upstream_model is longer than 500 characters, or contains a NUL"),
+        ({"upstream_model": "a\0b"}, "upstream_model is longer than 300 characters, or contains a NUL"),
         ({"started_at": "yesterday"}, "started_at: Invalid isoformat string"),
         ({"started_at": "2026-01-31T12:00:00"}, "started_at has no time zone"),
         ({"started_at": "0001-01-01T00:00:00+14:00"}, "started_at: "),
