@@ -3,6 +3,7 @@
 import os
 import subprocess
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -21,24 +22,30 @@ BOOKED = "SELECT count(*) FROM usage_record WHERE workspace_id = %s"
 
 @pytest.mark.faults
 def test_twenty_seconds_without_a_broker_refuse_nobody_and_lose_nothing(cluster: Cluster) -> None:
-    _away(cluster, 20)
+    _away(cluster, 20, cluster.broker.server.kill, cluster.broker.server.start)
+
+
+@pytest.mark.faults
+def test_twenty_seconds_in_which_the_broker_answers_nothing_refuse_nobody_and_lose_nothing(cluster: Cluster) -> None:
+    """Longer than a confirmation is waited for, with every connection open."""
+    _away(cluster, 20, cluster.link.freeze, cluster.link.heal)
 
 
 @pytest.mark.chaos
 def test_minutes_without_a_broker_refuse_nobody_and_lose_nothing(cluster: Cluster) -> None:
-    _away(cluster, MINUTES * 60)
+    _away(cluster, MINUTES * 60, cluster.broker.server.kill, cluster.broker.server.start)
 
 
-def _away(cluster: Cluster, seconds: float) -> None:
+def _away(cluster: Cluster, seconds: float, leave: Callable[[], None], come_back: Callable[[], None]) -> None:
     account = cluster.account()
     with calling(cluster, account, per_s=CALLS_PER_S) as witness:
         witness.wait_for(round(CALLS_PER_S * 2))
-        cluster.broker.server.kill()
+        leave()
         memory_kib = []
         for _ in range(SAMPLES):
             witness.wait_for(round(CALLS_PER_S * seconds / SAMPLES), timeout_s=4 * seconds)
             memory_kib.append(_memory_kib(cluster))
-        cluster.broker.server.start()
+        come_back()
         returned = time.monotonic()
         answered = len(witness.whole)
     until(

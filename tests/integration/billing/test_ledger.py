@@ -1,6 +1,7 @@
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -148,7 +149,8 @@ def wide(characters: int) -> str:
 def test_names_as_long_as_they_may_be_are_booked(ledger: Ledger) -> None:
     """Two of them share an index, whose rows PostgreSQL bounds."""
     names = ("key_id", "lease_id", "model", "supplier", "upstream_request_id", "user_digest")
-    assert ledger.record([usage(**dict.fromkeys(names, wide(MAX_TEXT_CHARS)))]) == {"recorded": 1}
+    longest: dict[str, Any] = dict.fromkeys(names, wide(MAX_TEXT_CHARS))
+    assert ledger.record([usage(**longest)]) == {"recorded": 1}
 
 
 def test_a_row_that_is_too_large_for_an_index_is_set_aside_and_the_rest_is_booked(
