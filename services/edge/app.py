@@ -80,21 +80,26 @@ def build_app(
             to_workers.close()
         await outbox.close()
 
-    async def stop(app: web.Application) -> None:
-        await app[EDGE].stop()
-
     app.cleanup_ctx.append(resources)
-    app.on_shutdown.append(stop)
+    app.on_shutdown.append(_stop)
     app.on_response_prepare.append(stamp)
+    app.router.add_get("/openapi.json", _document())
+    for method, path, route in ROUTES:
+        app.router.add_route(method, path, _handler(route), expect_handler=http.expecting)
+    return app
+
+
+async def _stop(app: web.Application) -> None:
+    await app[EDGE].stop()
+
+
+def _document() -> http.Handler:
     schema = openapi.document()
 
     async def openapi_json(_: web.Request) -> web.Response:
         return http.json_response(schema)
 
-    app.router.add_get("/openapi.json", openapi_json)
-    for method, path, route in ROUTES:
-        app.router.add_route(method, path, _handler(route), expect_handler=http.expecting)
-    return app
+    return openapi_json
 
 
 def _handler(route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
