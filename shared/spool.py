@@ -39,15 +39,11 @@ class SpoolFull(Exception):
     """The spool holds as many bytes as it may."""
 
 
-class SpoolTaken(Exception):
-    """Another process that runs has its spool in this folder; says what to change."""
-
-
 class Spool:
     """A durable queue of encoded events; all its SQLite work happens on one thread of its own."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
-        self._path, self._max_bytes = folder / "spool.db", max_bytes
+        self._folder, self._max_bytes = folder, max_bytes
         self._thread = ThreadPoolExecutor(1, "spool")
         self._packer = Packer(self._append, in_flight=1)
         self._name = folder.name
@@ -56,7 +52,7 @@ class Spool:
         self._failed_until = 0.0
 
     async def open(self) -> None:
-        """Open or make the file; what an earlier process left is kept. Raises SpoolTaken."""
+        """Open or make the file; what an earlier process left is kept. Processes may share a folder."""
         await self._run(self._open)
         EVENTS.labels(self._name).set_function(lambda: self._events)
         BYTES.labels(self._name).set_function(lambda: self._bytes)
@@ -113,9 +109,8 @@ class Spool:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     def _open(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self._path.parent)
-        self._database = sqlite3.connect(self._path, isolation_level=None)
+        place, self._lock = _taken(self._folder)
+        self._database = sqlite3.connect(place / "spool.db", isolation_level=None)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")
         self._database.execute(_TABLE)
@@ -133,7 +128,7 @@ class Spool:
 
     def _require_room(self) -> None:
         if self._bytes >= self._max_bytes:
-            raise SpoolFull(f"{self._path} holds {self._max_bytes} bytes")
+            raise SpoolFull(f"{self._folder} holds {self._max_bytes} bytes")
 
     def _write(self, rows: list[list[bytes]]) -> None:
         self._require_room()  # once more: batches that waited together may have filled it
@@ -174,16 +169,19 @@ class Spool:
             raise
 
 
-def _locked(folder: Path) -> TextIO:
-    """The lock on a folder, held until it is closed or the process ends: what one process has taken out of a spool,
-    another must not publish, or count, once more. Raises SpoolTaken.
+def _taken(folder: Path) -> tuple[Path, TextIO]:
+    """The first place in a folder that no process that runs has taken, and its lock, held until that is closed or the
+    process ends. Two processes must not have one spool: each would publish, and count, what the other takes out.
     """
-    lock = (folder / "spool.lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise SpoolTaken(
-            f"{folder.absolute()} is the spool of another process: set OPENTOKEN_SPOOL_DIR to a folder of its own"
-        ) from None
-    return lock
+    number = 1
+    while True:  # no more often than there are processes that share the folder, as containers may share a volume
+        place = folder if number == 1 else folder / str(number)
+        place.mkdir(parents=True, exist_ok=True)
+        lock = (place / "spool.lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            number += 1
+        else:
+            return place, lock

@@ -1,6 +1,5 @@
 """`python -m services.edge`: the edge as a process of its own."""
 
-import sys
 from functools import partial
 
 from aiohttp import web
@@ -10,7 +9,7 @@ from services.edge.settings import EdgeSettings
 from shared import catalog, http, log
 from shared.bus.connect import connect, require_topology
 from shared.settings import load
-from shared.spool import Spool, SpoolTaken
+from shared.spool import Spool
 
 
 def main() -> None:
@@ -31,10 +30,7 @@ def main() -> None:
 
 async def _serve(app: web.Application, settings: EdgeSettings) -> None:
     await require_topology(settings.broker_url, shards=settings.ledger_shards, name="edge")
-    try:
-        await http.serve(app, settings.host, settings.port, settings.metrics_port)
-    except SpoolTaken as error:
-        sys.exit(f"edge cannot start: {error}")
+    await http.serve(app, settings.host, settings.port, settings.metrics_port)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from services.workers.settings import WorkerSettings
 from shared import catalog, http, log
 from shared.bus.connect import connect, require_topology
 from shared.settings import load
-from shared.spool import Spool, SpoolTaken
+from shared.spool import Spool
 
 
 def suppliers_of(provider: Provider) -> list[Supplier]:
@@ -40,7 +40,4 @@ def main(provider: Provider) -> None:
 
 async def _serve(app: web.Application, settings: WorkerSettings, name: str) -> None:
     await require_topology(settings.broker_url, shards=settings.ledger_shards, name=name)
-    try:
-        await http.serve(app, settings.host, settings.port, settings.metrics_port)
-    except SpoolTaken as error:
-        sys.exit(f"{name} cannot start: {error}")
+    await http.serve(app, settings.host, settings.port, settings.metrics_port)

@@ -1,4 +1,4 @@
-"""How the services start where they cannot serve: not at all, and they say why."""
+"""How the services start at a broker that cannot serve them: not at all, and they say why."""
 
 import asyncio
 import os
@@ -9,7 +9,6 @@ from pathlib import Path
 import aio_pika
 
 from shared.events import queue_of
-from shared.spool import Spool
 
 SERVICES = ("services.edge", "services.workers.google", "services.billing", "services.local")
 DEADLINE_S = 60.0
@@ -54,18 +53,4 @@ async def test_every_service_ends_with_1_and_names_both_where_a_queue_has_other_
         (line,) = [line for line in said.splitlines() if "cannot start" in line]
         assert re.search(r"inequivalent arg '[\w-]+' for queue 'billing\.usage\.0'", line)
         assert "this version needs 'billing.usage.0' to be a durable queue with {'x-queue-type': 'quorum'" in line
-        assert "Traceback" not in said
-
-
-async def test_a_service_ends_with_1_where_its_spool_is_that_of_another_process(
-    broker_url: str, tmp_path: Path
-) -> None:
-    spool = Spool(tmp_path / "spool", max_bytes=1)
-    await spool.open()
-    results = await asyncio.gather(*(ended(name, broker_url, tmp_path) for name in SERVICES[:2]))
-    await spool.close()
-    for code, said in results:
-        assert code == 1
-        assert "cannot start" in said
-        assert "set OPENTOKEN_SPOOL_DIR to a folder of its own" in said
         assert "Traceback" not in said

@@ -85,8 +85,9 @@ class World:
         for connector in self.loop.services["connectors"]:
             connector._closed = True
         for spool in self.opened:
-            if database := getattr(spool, "_database", None):  # its process may have crashed before it was open
-                database.close()
+            for name in ("_database", "_lock"):
+                if handle := getattr(spool, name, None):  # its process may have crashed before it was open
+                    handle.close()
 
     async def _run(self, faults: Callable[["World"], Awaitable[None]]) -> None:
         rng = self.rng

@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 
 from shared import spool as spool_module
 from shared.events import MAX_BATCH_EVENTS, Encoded
-from shared.spool import Spool, SpoolFull, SpoolTaken
+from shared.spool import Spool, SpoolFull
 from tests.unit.shared.events import numbered
 
 ROOT = Path(__file__).parents[3]
@@ -161,10 +161,13 @@ async def test_a_long_outage_is_never_held_in_memory(tmp_path: Path) -> None:
         assert len(await spool.oldest()) == MAX_BATCH_EVENTS
 
 
-async def test_a_folder_has_one_process_and_the_next_one_once_that_has_ended(tmp_path: Path) -> None:
-    other = Spool(tmp_path, ROOM)
-    async with opened(tmp_path):
-        with pytest.raises(SpoolTaken, match="OPENTOKEN_SPOOL_DIR"):
-            await other.open()
-    await other.open()
-    await other.close()
+async def test_processes_that_share_a_folder_have_a_spool_each_and_the_next_one_takes_what_is_left(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as first:
+        async with opened(tmp_path) as second:
+            await first.append(numbered(1))
+            await second.append(numbered(2))
+            assert await waiting(first) == [1]
+        async with opened(tmp_path) as third:
+            assert await waiting(third) == [2]
