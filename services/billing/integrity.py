@@ -6,16 +6,22 @@ one finding. Where leaves do not make the stored nodes, the smallest subtree tha
 was rewritten, only a checkpoint from outside can tell: the leaves since the last one that agrees are named.
 """
 
+import heapq
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import NamedTuple
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import BigInteger, Connection, Text, cast, select
+from sqlalchemy.exc import DBAPIError
 
+from services.billing.database import unreadable
 from services.billing.invariants import Finding
-from services.billing.leaves import LeafError, leaf
+from services.billing.leaves import Kind, LeafError, leaf
 from services.billing.merkle import HASH_BYTES, Frontier, leaf_hash, nodes_before, split
-from services.billing.scan import PAGE, TABLES, Placed, page, sizes
+from services.billing.scan import ID, PAGE, TABLES, Placed, rows_of, sizes, whole
+from services.billing.strays import Place, rows_by_shard, stray_findings
 from services.billing.tables import checkpoint
 
 Progress = Callable[[int], None]
@@ -33,20 +39,37 @@ class Published(NamedTuple):
     source: str
 
 
+class Stored(NamedTuple):
+    """A row of `checkpoint` but for its time, which is in no hash. Null is empty: so it differs from what must be."""
+
+    tree_size: int
+    root: bytes
+    frontier: bytes
+    first_node: int
+    nodes: bytes
+
+
 class Hashed(NamedTuple):
-    """A leaf's number, what its row is called, and the hash that the row makes; empty where it makes none."""
+    """A leaf's number, what its row is and is called, and the hash that the row makes; empty where it makes none."""
 
     number: int
+    kind: Kind
     name: str
     hash: bytes
 
 
 def tree_findings(connection: Connection, published: Sequence[Published], progress: Progress) -> Iterator[Finding]:
-    """All that is wrong with the trees of all shards."""
-    trees = dict.fromkeys(_shards(connection, published), 0) | sizes(connection)
+    """All that is wrong with the trees of all shards, and the rows that are in none.
+
+    Every shard that anything is known of is walked, so that a tree which is wholly gone is missed.
+    """
+    counted, met = rows_by_shard(connection), Counter[Place]()
+    known = {one.shard for one in published} | {shard for _, shard in counted if isinstance(shard, int)}
+    trees = dict.fromkeys(known, 0) | sizes(connection)
     for shard, size in sorted(trees.items()):
         outside = sorted((one for one in published if one.shard == shard), key=lambda one: one.size)
-        yield from Walk(connection, shard, size, outside, progress).findings()
+        yield from Walk(connection, shard, size, outside, progress, met).findings()
+    yield from stray_findings(connection, trees, counted, met)
 
 
 @dataclass(slots=True)
@@ -58,6 +81,7 @@ class Walk:
     size: int
     published: Sequence[Published]
     progress: Progress
+    met: Counter[Place]
     tree: Frontier = field(default_factory=Frontier)
     agreed: int = 0
 
@@ -72,15 +96,14 @@ class Walk:
             if one.size > self.size:
                 lost = f"leaves {self.size} to {one.size - 1}"
                 yield self._finding("tail", lost, f"{one.size} leaves, as {one.source} says", f"{self.size} leaves")
-        yield from self._past_the_end()
 
-    def _batch(self, stored: Any, rows: list[Hashed]) -> Iterator[Finding]:
+    def _batch(self, stored: Stored, rows: list[Hashed]) -> Iterator[Finding]:
         begin, end, nodes = self.tree.size, stored.tree_size, split(stored.nodes)
         leaves = _leaves(nodes, begin, end) if stored.first_node == nodes_before(begin) else None
         if leaves is None:  # a checkpoint before this one is gone, or this one was cut
-            whole = f"{nodes_before(end) - nodes_before(begin)} nodes from {nodes_before(begin)} on"
+            expected = f"{nodes_before(end) - nodes_before(begin)} nodes from {nodes_before(begin)} on"
             there = f"{len(nodes)} nodes from {stored.first_node} on"
-            yield self._finding("checkpoint", f"checkpoint of {end} leaves", whole, there)
+            yield self._finding("checkpoint", f"checkpoint of {end} leaves", expected, there)
             known = {row.number: row.hash or bytes(HASH_BYTES) for row in rows}
             leaves = [known.get(number, bytes(HASH_BYTES)) for number in range(begin, end)]
             nodes = self.tree.extend(leaves)[1]
@@ -110,6 +133,7 @@ class Walk:
                 there = f"one that hashes to {row.hash.hex()}" if row.hash else "one that has no canonical leaf"
                 yield self._finding("row", row.name, f"a row that hashes to {expected.hex()}", there)
             seen.add(row.number)
+            self.met[TABLES[row.kind], self.shard] += 1
         for number in sorted(set(range(begin, begin + len(leaves))) - seen):
             yield self._finding("row", f"leaf {number}", f"a row that hashes to {leaves[number - begin].hex()}", "none")
 
@@ -125,24 +149,43 @@ class Walk:
                 else:
                     self.agreed = one.size
 
-    def _checkpoints(self) -> Iterator[Any]:
-        read = [column for column in checkpoint.c if column is not checkpoint.c.recorded_at]  # in no hash
-        size, query = 0, select(*read).where(checkpoint.c.shard == self.shard).order_by(checkpoint.c.tree_size)
-        while found := self.connection.execute(query.where(checkpoint.c.tree_size > size).limit(CHECKPOINTS)).all():
-            yield from found
-            size = found[-1].tree_size
+    def _checkpoints(self) -> Iterator[Stored]:
+        columns = checkpoint.c
+        query = select(*(columns[name] for name in Stored._fields)).where(
+            columns.shard == self.shard
+        )  # no time: unhashed
+        query = query.where(columns.tree_size == cast(columns.tree_size, BigInteger)).order_by(columns.tree_size)
+        size = 0
+        while found := self.connection.execute(query.where(columns.tree_size > size).limit(CHECKPOINTS)).all():
+            for row in found:
+                size = int(row.tree_size)
+                yield Stored(size, row.root or b"", row.frontier or b"", whole(row.first_node), row.nodes or b"")
+            self.met[checkpoint, self.shard] += len(found)
 
     def _rows(self) -> Iterator[Hashed]:
         for begin in range(0, self.size, PAGE):
-            yield from _hashed(self.connection, self.shard, begin, min(begin + PAGE, self.size))
+            pages = (self._hashed(kind, begin, min(begin + PAGE, self.size)) for kind in TABLES)
+            yield from heapq.merge(*pages, key=attrgetter("number"))
 
-    def _past_the_end(self) -> Iterator[Finding]:
-        for table in TABLES.values():
-            past = (table.c.shard == self.shard) & (table.c.leaf_index >= self.size)
-            rows, first = self.connection.execute(select(func.count(), func.min(table.c.leaf_index)).where(past)).one()
-            if rows:
-                where = f"{table.name}, from leaf {first} on"
-                yield self._finding("row", where, f"no row past the tree's {self.size} leaves", f"{rows} rows")
+    def _hashed(self, kind: Kind, begin: int, end: int) -> list[Hashed]:
+        """The rows of a page; where a column holds what cannot be read, those that can, and the names of the others."""
+        try:
+            with self.connection.begin_nested():  # else PostgreSQL would answer nothing more after an error of its own
+                found = rows_of(self.connection, kind, self.shard, begin, end)
+                return [_hash(placed) for placed in found if placed.number % 1 == 0]
+        except (ValueError, DBAPIError) as error:
+            if not unreadable(error):
+                raise
+        if end - begin == 1:
+            return self._unread(kind, begin)
+        middle = (begin + end) // 2
+        return self._hashed(kind, begin, middle) + self._hashed(kind, middle, end)
+
+    def _unread(self, kind: Kind, index: int) -> list[Hashed]:
+        columns = TABLES[kind].c
+        ids = select(cast(columns[ID[TABLES[kind].name]], Text))
+        ids = ids.where(columns.shard == self.shard, columns.leaf_index == index)
+        return [Hashed(index, kind, _name(kind, id_, index), b"") for id_ in self.connection.scalars(ids)]
 
     def _finding(self, check: str, row: str, expected: str, found: str) -> Finding:
         return Finding(check, f"{row} of shard {self.shard}", expected, found)
@@ -161,32 +204,17 @@ class Ahead:
             self._next = next(self._rows, None)
 
 
-def _shards(connection: Connection, published: Sequence[Published]) -> Iterator[int]:
-    """Every shard that anything is known of, so that a tree which is wholly gone is missed."""
-    yield from (one.shard for one in published)
-    for table in TABLES.values():
-        yield from connection.scalars(select(table.c.shard).distinct())
-
-
-def _hashed(connection: Connection, shard: int, begin: int, end: int) -> list[Hashed]:
-    """The rows of a page; where a column holds what cannot be read, those that can, and which leaf cannot."""
-    try:
-        return [_hash(placed) for placed in page(connection, shard, begin, end)]
-    except ValueError:
-        if end - begin == 1:
-            return [Hashed(begin, f"leaf {begin}", b"")]
-        middle = (begin + end) // 2
-        return _hashed(connection, shard, begin, middle) + _hashed(connection, shard, middle, end)
-
-
 def _hash(placed: Placed) -> Hashed:
-    number, kind, row = placed
-    id_ = row["request_id"] if kind == "usage/1" else row["entry_id"]
-    name = f"{TABLES[kind].name} {id_}, leaf {number}"
+    index, kind, row = int(placed.number), placed.kind, placed.row
+    name = _name(kind, row[ID[TABLES[kind].name]], index)
     try:
-        return Hashed(number, name, leaf_hash(leaf(kind, row)))
+        return Hashed(index, kind, name, leaf_hash(leaf(kind, row)))
     except LeafError:
-        return Hashed(number, name, b"")
+        return Hashed(index, kind, name, b"")
+
+
+def _name(kind: Kind, id_: str, index: int) -> str:
+    return f"{TABLES[kind].name} {id_}, leaf {index}"
 
 
 def _leaves(nodes: list[bytes], begin: int, end: int) -> list[bytes] | None:

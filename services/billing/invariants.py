@@ -106,7 +106,7 @@ SELECT 'key_spend ' || key_id || ' ' || day, CAST(SUM(recorded) AS TEXT), CAST(S
 ) AS both_sides GROUP BY key_id, day HAVING SUM(recorded) <> SUM(kept)
 """
 DAYS: Final = {
-    "postgresql": "to_char(recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
+    "postgresql": "COALESCE(to_char(recorded_at AT TIME ZONE 'UTC', 'YYYY-MM-DD'), CAST(recorded_at AS TEXT))",
     "sqlite": "substr(recorded_at, 1, 10)",
 }
 
@@ -141,4 +141,4 @@ def violations(connection: Connection, check: str) -> Iterator[Finding]:
     for row, expected, found in connection.execute(
         text(QUERIES[check].replace("{day}", DAYS[connection.dialect.name]))
     ):
-        yield Finding(check, row, str(expected), str(found))
+        yield Finding(check, row or "a row whose name is null", str(expected), str(found))

@@ -23,7 +23,7 @@ def kept_inside(connection: Connection, keys: Sequence[PublicKey]) -> Iterator[P
     columns = signed_checkpoint.c
     for shard, size, note in connection.execute(select(columns.shard, columns.tree_size, columns.note)):
         name = f"signed_checkpoint {shard}/{size}"
-        read = _read(note, name, keys)
+        read = _read(note or "", name, keys)
         if isinstance(read, Published) and (read.shard, read.size) != (shard, size):
             read = Finding("signature", name, f"a note of {size} leaves of shard {shard}", "a note of another tree")
         yield read

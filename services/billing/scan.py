@@ -7,7 +7,7 @@ another, even in transactions of their own, are one consistent view.
 import heapq
 from collections.abc import Iterator
 from operator import itemgetter
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Table, func, select
 
@@ -17,6 +17,8 @@ from services.billing.tables import checkpoint, ledger_entry, usage_record
 
 PAGE = 2000  # leaves in one query: a few megabytes, and the cost of the query itself no longer shows
 TABLES: Final[dict[Kind, Table]] = {"usage/1": usage_record, "entry/1": ledger_entry}
+ID: Final = {"usage_record": "request_id", "ledger_entry": "entry_id"}
+"""The column by which a row of each table is called."""
 
 
 class Placed(NamedTuple):
@@ -28,9 +30,18 @@ class Placed(NamedTuple):
 
 
 def sizes(connection: Connection) -> dict[int, int]:
-    """The size of each shard's tree, by its last checkpoint."""
+    """The size of each shard's tree, by its last checkpoint. What is no shard or no size has no tree."""
     query = select(checkpoint.c.shard, func.max(checkpoint.c.tree_size)).group_by(checkpoint.c.shard)
-    return dict(tuple(found) for found in connection.execute(query.order_by(checkpoint.c.shard)))
+    found = [(whole(shard), size) for shard, size in connection.execute(query.order_by(checkpoint.c.shard))]
+    return {shard: int(size) for shard, size in found if isinstance(shard, int) and size is not None}
+
+
+def whole(value: Any) -> Any:
+    """A number as `int` where it is whole, whatever the type of its column was made; anything else as it is."""
+    try:
+        return int(value) if value == int(value) else value
+    except (TypeError, ValueError, OverflowError):  # null; no number; infinite
+        return value
 
 
 def page(connection: Connection, shard: int, begin: int, end: int) -> Iterator[Placed]:

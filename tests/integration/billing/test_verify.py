@@ -19,7 +19,7 @@ from services.billing.ledger import Credit, Ledger
 from services.billing.merkle import Frontier, leaf_hash
 from services.billing.migrations.hardening import harden
 from services.billing.publications import kept_inside, kept_outside, sorted_out
-from services.billing.scan import TABLES, page
+from services.billing.scan import ID, TABLES, page
 from services.billing.signer import Signer
 from services.billing.tables import api_key, checkpoint, ledger_entry, usage_record
 from services.billing.verify import verify
@@ -171,13 +171,18 @@ def test_rows_that_contradict_each_other_are_named_whatever_constraints_were_dro
 ) -> None:
     tampered.execute(api_key.insert(), KEY_OF_USAGE)
     assert list(violations(tampered, check)) == []
-    for name in ("usage_record", "ledger_entry"):  # copies without a constraint, which stand before the real ones
-        tampered.execute(text(f"CREATE TEMP TABLE copied AS SELECT * FROM {name}"))
-        tampered.execute(text(f"ALTER TABLE copied RENAME TO {name}"))
+    copy_without_constraints(tampered)
     tampered.execute(text(change))
     found = list(violations(tampered, check))
     assert found
     assert all(finding.expected != finding.found for finding in found)
+
+
+def copy_without_constraints(tampered: Connection) -> None:
+    """Copies of the tables, which stand before the real ones."""
+    for name in ("usage_record", "ledger_entry", "checkpoint"):
+        tampered.execute(text(f"CREATE TEMP TABLE copied AS SELECT * FROM {name}"))
+        tampered.execute(text(f"ALTER TABLE copied RENAME TO {name}"))
 
 
 def test_an_auditor_who_may_only_read_can_verify(postgres_url: str) -> None:
@@ -209,10 +214,66 @@ def test_two_rows_that_changed_places_are_both_found(written: Books, tampered: C
     assert f"leaf {other} " in located
 
 
-def test_a_row_added_past_the_end_is_found(written: Books, tampered: Connection) -> None:
-    last = tampered.execute(select(usage_record).order_by(usage_record.c.leaf_index.desc()).limit(1)).one()._asdict()
-    tampered.execute(usage_record.insert(), last | {"request_id": new_id(), "leaf_index": 99})
-    assert "usage_record, from leaf 99 on of shard 0" in {finding.row for finding in written.findings(tampered)}
+@pytest.mark.parametrize("kind", TABLES)
+@pytest.mark.parametrize("index", [-1, 13, 99])
+def test_a_row_added_beside_the_tree_is_found_and_named(
+    written: Books, tampered: Connection, kind: Kind, index: int
+) -> None:
+    table, forged = TABLES[kind], {ID[TABLES[kind].name]: new_id(), "leaf_index": index}
+    last = tampered.execute(select(table).order_by(table.c.leaf_index.desc()).limit(1)).one()._asdict()
+    if kind == "entry/1":
+        forged |= {"seq": last["seq"] + 1, "request_id": None, "reference": "forged"}
+    tampered.execute(table.insert(), last | forged)
+    name = f"{table.name} {forged[ID[table.name]]}, leaf {index} of shard 0"
+    assert name in {finding.row for finding in written.findings(tampered)}
+
+
+@pytest.mark.parametrize("kind", TABLES)
+@pytest.mark.parametrize(
+    ("column", "value"), [("leaf_index", "NULL"), ("leaf_index", "2.5"), ("shard", "NULL"), ("shard", "0.5")]
+)
+def test_a_row_whose_place_no_constraint_would_let_in_is_found_and_named(
+    written: Books, tampered: Connection, kind: Kind, column: str, value: str
+) -> None:
+    copy_without_constraints(tampered)
+    name = TABLES[kind].name
+    id_ = tampered.scalar(text(f"SELECT min(CAST({ID[name]} AS TEXT)) FROM {name}"))
+    if tampered.dialect.name == "postgresql":
+        tampered.execute(text(f"ALTER TABLE {name} ALTER {column} TYPE NUMERIC"))
+    tampered.execute(text(f"UPDATE {name} SET {column} = {value} WHERE CAST({ID[name]} AS TEXT) = '{id_}'"))
+    assert f"{name} {id_}, " in " ".join(finding.row for finding in written.findings(tampered))
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("shard", "NULL"), ("tree_size", "NULL"), ("tree_size", "6.5"), ("first_node", "NULL"), ("first_node", "0.5"),
+     ("root", "NULL"), ("frontier", "NULL"), ("nodes", "NULL")],
+)  # fmt: skip
+def test_a_checkpoint_that_no_constraint_would_let_in_is_found(
+    written: Books, tampered: Connection, column: str, value: str
+) -> None:
+    copy_without_constraints(tampered)
+    if tampered.dialect.name == "postgresql" and column in {"shard", "tree_size", "first_node"}:
+        tampered.execute(text(f"ALTER TABLE checkpoint ALTER {column} TYPE NUMERIC"))
+    tampered.execute(text(f"UPDATE checkpoint SET {column} = {value} WHERE tree_size = 7"))
+    found = written.findings(tampered)
+    assert found
+    assert "the check itself" not in {finding.row for finding in found}
+
+
+def test_a_time_that_no_program_can_read_is_found_and_named(written: Books, tampered: Connection) -> None:
+    unread = ["'zz'"] if tampered.dialect.name == "sqlite" else ["'infinity'", "'-infinity'", "'0044-03-15 BC'"]
+    for kind, table in TABLES.items():
+        id_ = tampered.scalar(select(table.c[ID[table.name]]).order_by(table.c.leaf_index).limit(1))
+        for value in unread:
+            with tampered.begin_nested() as undone:
+                tampered.execute(
+                    text(f"UPDATE {table.name} SET recorded_at = {value} WHERE {ID[table.name]} = '{id_}'")
+                )
+                found = written.findings(tampered)
+                undone.rollback()
+            assert [one for one in found if one.row.startswith(f"{table.name} {id_}, leaf ")], (kind, value, found)
+            assert "the check itself" not in {finding.row for finding in found}
 
 
 @pytest.mark.parametrize("number", range(13))
