@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, Connection, Text, cast, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Text, case, cast, func, literal, or_, select, type_coerce
 
 from services.billing.records import RATES
 from services.billing.reports import Report, ReportError
 from services.billing.skus import same_name
-from services.billing.tables import Balance, usage_record
+from services.billing.tables import MOMENT_GLOB, Balance, usage_record
 from shared import catalog
 from shared.money import usd
 
@@ -84,7 +84,8 @@ class Line:
 def reconcile(connection: Connection, report: Report, provider: str | None) -> Iterator[Line]:
     """Every key of either side, in order. Where `provider` is None, the models charged for tell whose report it is.
 
-    Raises ReportError where that does not tell, where the provider is unknown, and where no day is covered.
+    Raises ReportError where that does not tell, where the provider is unknown, where no day is covered, and where a
+    record in the books has no day.
     """
     if not report.days:
         raise ReportError("it covers no day: there is nothing to compare")
@@ -129,11 +130,12 @@ def _key_columns(connection: Connection, *, by_request: bool) -> tuple[ColumnEle
 
 
 def _day(connection: Connection) -> ColumnElement[str]:
-    """The day, in UTC, on which a record's request started."""
+    """The day, in UTC, on which a record's request started; null where SQLite has its time in no form of ours."""
     started_at = usage_record.c.started_at
     if connection.dialect.name == "postgresql":
         return func.to_char(func.timezone("UTC", started_at), "YYYY-MM-DD")
-    return func.substr(started_at, 1, len("2026-01-31"), type_=Text())
+    written = type_coerce(started_at, Text()).op("GLOB")(literal(MOMENT_GLOB))
+    return case((written, func.substr(started_at, 1, len("2026-01-31"), type_=Text())))
 
 
 def _books(
@@ -145,7 +147,10 @@ def _books(
     sums = [func.sum(cost, type_=Balance()), *(func.sum(count, type_=Balance()) for count in counts)]
     estimated = func.count().filter(columns.usage_source == "estimated")
     query = select(func.count(), estimated, *sums, *by).group_by(*by)
-    query = query.where(columns.provider.in_(providers), _day(connection).in_(days), or_(*(n > 0 for n in counts)))
+    day = _day(connection)
+    if unread := connection.scalar(select(columns.request_id).where(day.is_(None)).limit(1)):
+        raise ReportError(f"the books hold a time that is none, of request {unread}: run `opentoken verify`")
+    query = query.where(columns.provider.in_(providers), day.in_(days), or_(*(n > 0 for n in counts)))
     totals: dict[Key, Total] = {}
     for lines, guessed, cost_pico, *rest in connection.execute(query):
         tokens, key = dict(zip(RATES, rest, strict=False)), tuple(rest[len(RATES) :])

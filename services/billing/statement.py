@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, func, select
 
 from services.billing.batch import Head
 from services.billing.books import entry_json, no_workspace
-from services.billing.database import Row, reading, rows
+from services.billing.database import Row, reading, row, rows
 from services.billing.ledger import heads
 from services.billing.records import TOKENS
 from services.billing.tables import ledger_entry, signed_checkpoint, usage_record
@@ -51,7 +51,7 @@ class Statements:
         self._engine = engine
 
     def of(self, workspace_id: str, month: Month) -> dict[str, Any]:
-        """The statement of a month, as JSON. Raises NotFound (workspace)."""
+        """The statement of a month, as JSON. Raises NotFound (workspace), ValueError (a time that does not read)."""
         with reading(self._engine) as connection:
             if not heads(connection, [workspace_id]):
                 raise no_workspace(workspace_id)
@@ -104,12 +104,19 @@ class Movements:
 
 
 def _head(connection: Connection, workspace_id: str, moment: datetime) -> Head:
-    """Where the books stood just before a moment."""
+    """Where the books stood just before a moment. Raises ValueError where that rests on a time in no form of ours.
+
+    SQLite finds the entry by the text of its time, and so would miss one that was given another text: then the text of
+    that entry, or of the next one, does not read.
+    """
     columns = ledger_entry.c
-    earlier = (columns.workspace_id == workspace_id) & (columns.recorded_at < moment)
-    query = select(columns.seq, columns.balance_after_pico).where(earlier).order_by(columns.seq.desc()).limit(1)
-    found = connection.execute(query).one_or_none()
-    return Head(0, 0) if found is None else Head(*found)
+    ours = select(columns.seq, columns.balance_after_pico, columns.recorded_at).where(
+        columns.workspace_id == workspace_id
+    )
+    last = row(connection, ours.where(columns.recorded_at < moment).order_by(columns.seq.desc()).limit(1))
+    head = Head(last["seq"], last["balance_after_pico"]) if last else Head(0, 0)
+    connection.execute(ours.where(columns.seq == head.seq + 1)).all()
+    return head
 
 
 def _newest_checkpoint(connection: Connection, workspace_id: str) -> str | None:

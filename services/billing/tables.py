@@ -1,10 +1,13 @@
 """The tables as SQLAlchemy Core sees them; the schema itself is the SQL of `migrations`.
 
-The same Python values on both databases: `int` amounts, aware UTC datetimes, ids as text.
+The same Python values on both databases: `int` amounts, aware UTC datetimes, ids as text. SQLite compares what stands
+there, not what it means: so a value in any form but the one that is written here is refused when it is read.
 """
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
+from types import NoneType
 
 from sqlalchemy import (
     BigInteger,
@@ -29,6 +32,10 @@ MAX_AMOUNT_PICO = 2**63 - 1  # BIGINT, in both databases: 9.2 million USD in one
 MAX_BALANCE_PICO = {"postgresql": 10**38 - 1, "sqlite": 2**63 - 1}  # NUMERIC(38,0); SQLite's widest integer
 
 
+MOMENT_GLOB = "YYYY-YY-YYTYY:YY:YY.YYYYYYZ".replace("Y", "[0-9]")
+"""The text of a moment on SQLite, for its GLOB."""
+
+
 class Balance(TypeDecorator[int]):
     """A running balance: `int` here, NUMERIC(38,0) on PostgreSQL, INTEGER on SQLite."""
 
@@ -39,8 +46,10 @@ class Balance(TypeDecorator[int]):
         """The column's type."""
         return Numeric(38, 0) if dialect.name == "postgresql" else BigInteger()
 
-    def process_result_value(self, value: int | Decimal | None, _: Dialect) -> int | None:
-        """Exact, because the column holds no fraction."""
+    def process_result_value(self, value: int | Decimal | None, dialect: Dialect) -> int | None:
+        """Exact, because the column holds no fraction. Raises ValueError where it is no integer."""
+        if dialect.name == "sqlite" and type(value) not in {int, NoneType}:
+            raise ValueError(f"{value!r} stands where a balance belongs")
         return None if value is None else int(value)
 
 
@@ -60,10 +69,35 @@ class Moment(TypeDecorator[datetime]):
         return value if value is None or dialect.name == "postgresql" else utc_text(value)
 
     def process_result_value(self, value: datetime | str | None, _: Dialect) -> datetime | None:
-        """In UTC, whatever the session's time zone."""
-        if value is None:
-            return None
-        return (datetime.fromisoformat(value) if isinstance(value, str) else value).astimezone(UTC)
+        """In UTC, whatever the session's time zone. Raises ValueError where a text is not that of `utc_text`."""
+        if value is None or isinstance(value, datetime):
+            return value and value.astimezone(UTC)
+        return _moment(value)
+
+
+@lru_cache(maxsize=4096)  # the rows of a batch share a time
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(str(text))  # also of what is no text: it is none
+    if moment.tzinfo is not UTC or utc_text(moment) != text:
+        raise ValueError(f"{text!r} is not how a moment is written")
+    return moment
+
+
+class Flag(TypeDecorator[bool]):
+    """A boolean: BOOLEAN on PostgreSQL, 0 or 1 on SQLite."""
+
+    impl = Boolean
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[bool] | TypeEngine[int]:
+        """The column's type."""
+        return Boolean() if dialect.name == "postgresql" else Integer()
+
+    def process_result_value(self, value: int | None, _: Dialect) -> bool | None:
+        """Raises ValueError where it is neither."""
+        if value not in {0, 1, None} or isinstance(value, float):
+            raise ValueError(f"{value!r} stands where 0 or 1 belongs")
+        return None if value is None else bool(value)
 
 
 Id = Text().with_variant(UUID(as_uuid=False), "postgresql")
@@ -76,7 +110,7 @@ workspace = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("name", Text),
-    Column("strict", Boolean),
+    Column("strict", Flag),
     Column("created_at", Moment),
 )
 
@@ -108,7 +142,7 @@ usage_record = Table(
     Column("upstream_model", Text),
     Column("supplier", Text),
     Column("endpoint", Text),
-    Column("stream", Boolean),
+    Column("stream", Flag),
     Column("outcome", Text),
     Column("finish_reason", Text),
     Column("native_finish_reason", Text),
@@ -198,7 +232,7 @@ idempotency_key = Table(
     Column("key_digest", Text, primary_key=True),
     Column("body_digest", Text),
     Column("request_id", Id),
-    Column("stream", Boolean),
+    Column("stream", Flag),
     Column("answer", LargeBinary),
     Column("claimed_at", Moment),
 )
@@ -231,7 +265,7 @@ lease = Table(
     Column("granted_pico", BigInteger),
     Column("returned_pico", BigInteger),
     Column("used_pico", BigInteger),
-    Column("closed", Boolean),
+    Column("closed", Flag),
     Column("expires_at", Moment),
 )
 

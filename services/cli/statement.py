@@ -26,6 +26,8 @@ def statement(
             made = Statements(engine).of(workspace_id, Month.of(month))
     except ApiError as error:
         raise Failed(error.message, UNCHECKED) from None
+    except ValueError as error:
+        raise Failed(f"the books cannot be read: {error}; run `opentoken verify`", UNCHECKED) from None
     if as_json:
         typer.echo(json.dumps(made))
         return

@@ -151,3 +151,16 @@ def test_a_report_of_an_unknown_provider_or_of_no_day_is_not_compared(
         compare(page(bucket(DAY)), provider="antropic")
     with pytest.raises(ReportError, match="covers no day"):
         compare(page(), provider=SONNET.provider)
+
+
+def test_a_record_moved_between_days_by_another_text_of_its_time_is_refused_not_counted(
+    compare: Callable[..., list[Line]], ledger: Ledger, engine: Engine
+) -> None:
+    if engine.dialect.name != "sqlite":
+        pytest.skip("PostgreSQL compares moments, not texts")
+    ledger.record([event := sonnet()])
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TRIGGER usage_record_no_update")
+        connection.exec_driver_sql("UPDATE usage_record SET started_at = replace(started_at, 'Z', '+00:00')")
+    with pytest.raises(ReportError, match=f"a time that is none, of request {event.request_id}"):
+        compare(page(bucket(DAY, reported())))

@@ -101,3 +101,17 @@ def test_what_is_no_month_is_refused_with_how_to_write_one(text: str) -> None:
 def test_nobody_has_no_statement(engine: Engine) -> None:
     with pytest.raises(NotFound):
         statement(engine, "2026-01", "nobody")
+
+
+def test_an_entry_moved_between_months_by_another_text_of_its_time_is_refused_not_counted(
+    three_months: Ledger, engine: Engine
+) -> None:
+    if engine.dialect.name != "sqlite":
+        pytest.skip("PostgreSQL compares moments, not texts")
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TRIGGER ledger_entry_no_update")
+        moved = "SET recorded_at = '2026-02-01T00:59:59.999999+01:00' WHERE recorded_at LIKE '2026-01-31%'"
+        assert connection.exec_driver_sql(f"UPDATE ledger_entry {moved}").rowcount == 1
+    for month in ("2026-01", "2026-02"):
+        with pytest.raises(ValueError, match="is not how a moment is written"):
+            statement(engine, month)

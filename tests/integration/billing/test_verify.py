@@ -1,9 +1,11 @@
 """Tampering behind our back, by someone who may do everything to the database: it is found, and located, every time."""
 
 import contextlib
+import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, func, select, text, update
@@ -82,11 +84,17 @@ def _unlock_postgresql(connection: Connection) -> None:
 
 
 @pytest.fixture
-def written(engine: Engine, ledger: Ledger, tmp_path: Path) -> Books:
+def written(engine: Engine, tmp_path: Path) -> Books:
     """Thirteen leaves in five batches, signed in between and at the end."""
+    return write_all(engine, tmp_path)
+
+
+def write_all(engine: Engine, tmp_path: Path) -> Books:
+    for name in "aw":
+        Accounts(engine).create_workspace(name, name)
     make_key(tmp_path / "key")
     key = make_key(tmp_path / "key")  # the log's second key: the first one is remembered
-    signer = Signer(engine, 1, key, tmp_path / "checkpoints")
+    ledger, signer = Ledger(engine), Signer(engine, 1, key, tmp_path / "checkpoints")
     ledger.credit(Credit("w", TEN_USD, "payment-1", "admin", "for tests"))
     ledger.credit(Credit("a", TEN_USD, "payment-2", "admin"))
     signer.sign_all()
@@ -113,15 +121,21 @@ def test_books_as_they_were_written_have_no_findings(written: Books) -> None:
 def test_a_change_of_any_column_is_found_at_its_leaf(
     written: Books, tampered: Connection, kind: Kind, name: str
 ) -> None:
-    table = TABLES[kind]
-    number = tampered.scalar(select(func.max(table.c.leaf_index)))
-    before = tampered.scalar(select(table.c[name]).where(table.c.leaf_index == number))
-    tampered.execute(update(table).where(table.c.leaf_index == number).values({name: changed(kind, name)}))
-    assert (
-        tampered.scalar(select(table.c[name]).where(table.c.shard >= 0).order_by(table.c.leaf_index.desc())) != before
-    )
-    found = written.findings(tampered)
-    assert [finding for finding in found if f"leaf {number} " in finding.row and "shard 0" in finding.row], found
+    table, numbers = TABLES[kind], leaves_of(tampered, kind)
+    for number in (numbers[0], numbers[len(numbers) // 2], numbers[-1]):
+        before = rows(tampered, select(table))
+        with tampered.begin_nested() as undone:
+            tampered.execute(update(table).where(table.c.leaf_index == number).values({name: changed(kind, name)}))
+            assert rows(tampered, select(table)) != before
+            found = written.findings(tampered)
+            undone.rollback()
+        assert [finding for finding in found if f"leaf {number} " in finding.row and "shard 0" in finding.row], found
+
+
+def leaves_of(connection: Connection, kind: Kind) -> list[int]:
+    """The numbers of a kind's leaves, in order."""
+    index = TABLES[kind].c.leaf_index
+    return list(connection.scalars(select(index).order_by(index)))
 
 
 def changed(kind: Kind, name: str) -> object:
@@ -129,12 +143,53 @@ def changed(kind: Kind, name: str) -> object:
     column = TABLES[kind].c[name]
     type_ = COLUMNS[kind].get(name, "integer")
     if type_ == "integer":
-        return func.coalesce(column, 0) + 1
+        return func.coalesce(column, 0) + 10**6  # further than any constraint would let two rows meet
     if type_ == "boolean":
         return ~column
     if type_ == "moment":
         return datetime(2026, 2, 1, tzinfo=UTC)
     return new_id() if name in IDS else func.coalesce(column, "") + "x"
+
+
+@pytest.mark.parametrize(("kind", "name"), COLUMNS_OF)
+def test_the_same_value_in_another_form_is_found_at_its_leaf(tmp_path: Path, kind: Kind, name: str) -> None:
+    """SQLite keeps what it is given where the schema was made lax, and compares the form, not what it means."""
+    engine, table = connect(f"sqlite:///{tmp_path}/ledger.db"), TABLES[kind].name
+    migrations.upgrade(engine)
+    books, number, kept = write_all(engine, tmp_path), 0, None
+    with books.unlocked() as connection:
+        columns = ", ".join(TABLES[kind].c.keys())
+        connection.execute(text(f"CREATE TEMP TABLE copied ({columns})"))
+        connection.execute(text(f"INSERT INTO copied SELECT {columns} FROM {table}"))
+        connection.execute(text(f"ALTER TABLE copied RENAME TO {table}"))
+        assert books.findings(connection) == []
+        held = connection.execute(text(f"SELECT leaf_index, {name} FROM {table} WHERE {name} IS NOT NULL")).all()
+        for number, kept in (held[0], held[-1]) if held else ():
+            for other in other_forms(kind, name, kept):
+                change = text(f"UPDATE {table} SET {name} = :other WHERE leaf_index = {number}")
+                with connection.begin_nested() as undone:
+                    connection.execute(change, {"other": other})
+                    found = books.findings(connection)
+                    undone.rollback()
+                assert [finding for finding in found if f", leaf {number} of " in finding.row], (other, found)
+    engine.dispose()
+
+
+def other_forms(kind: Kind, name: str, kept: Any) -> list[Any]:
+    """What stands for the same to whoever reads it kindly."""
+    if name == "leaf_index":
+        return [str(kept)]
+    match COLUMNS[kind][name]:
+        case "integer":
+            return [float(kept), str(kept)]
+        case "boolean":
+            return [2 if kept else 0.0, float(kept), str(kept)]
+        case "moment":
+            moment = datetime.fromisoformat(kept)
+            elsewhere = moment.astimezone(timezone(timedelta(hours=1))).isoformat(timespec="microseconds")
+            return [elsewhere, kept.replace("Z", "+00:00"), kept.replace("T", " "), kept.lower(), f"{kept[:-1]}0Z"]
+    spaced = json.dumps(json.loads(kept)) if name in {"attempts", "upstream_usage"} else None
+    return [kept.encode(), *(form for form in (spaced, kept.upper() if name in IDS else None) if form)]
 
 
 def test_a_record_made_cheaper_together_with_its_debit_is_found_by_its_leaf_and_by_the_sums(
