@@ -17,6 +17,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError
 from services.billing import migrations
 from services.billing.database import connect, reading
 from services.billing.publications import kept_inside, kept_outside, sorted_out
+from services.billing.readonly import connect_to_read, sqlite_file
 from services.billing.reconcile import Line
 from services.billing.reconcile import reconcile as reconciled
 from services.billing.replay import Occupied, ReplayError, Rootless
@@ -61,9 +62,10 @@ def reconcile(
 
 @contextlib.contextmanager
 def open_ledger(url: str | None) -> Iterator[Engine]:
-    """The ledger's database, at the version that this program knows. Raises Failed where it cannot be read."""
-    engine = _engine(url or load(Settings).ledger_url())
-    if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").exists():
+    """The ledger's database, only to be read, at the version that this program knows. Raises Failed."""
+    engine = _engine(url or load(Settings).ledger_url(), connect_to_read)
+    file = sqlite_file(engine.url)
+    if engine.dialect.name == "sqlite" and not (file and file.is_file()):
         raise Failed(f"there is no ledger at {engine.url!r}: set OPENTOKEN_DATABASE_URL or --database", UNCHECKED)
     try:
         migrations.check(engine)
@@ -76,7 +78,7 @@ def open_ledger(url: str | None) -> Iterator[Engine]:
         engine.dispose()
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, connect: Callable[[str], Engine] = connect) -> Engine:
     try:
         return connect(url)
     except (ArgumentError, ImportError, ValueError):  # no URL, of another database, or with a port that is no number
