@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from services.billing.merkle import HASH_BYTES
 
+PRIVATE = "PRIVATE+KEY+"  # how the text of a key that signs begins
 ED25519 = b"\1"  # signed-note's number for the algorithm
 KEY_ID_BYTES = 4
 MAX_NOTE_BYTES = 64 * 1024  # a note of ours has a few hundred; a file that is larger is none
@@ -102,7 +103,7 @@ class SigningKey:
     def encoded(self) -> str:
         """The secret text of a key file."""
         seed = base64.b64encode(ED25519 + self.key.private_bytes_raw()).decode()
-        return f"PRIVATE+KEY+{self.name}+{self.public.id.hex()}+{seed}"
+        return f"{PRIVATE}{self.name}+{self.public.id.hex()}+{seed}"
 
     @classmethod
     def of(cls, text: str) -> Self:

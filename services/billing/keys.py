@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.billing.checkpoint import PublicKey, SigningKey
+from services.billing.checkpoint import PRIVATE, NoteError, PublicKey, SigningKey
 from services.billing.files import write_file
 
 
@@ -27,7 +27,10 @@ def read_key(file: Path) -> SigningKey:
 
 def read_public_keys(file: Path) -> list[PublicKey]:
     """All keys of a file of public keys. Raises OSError, NoteError."""
-    return [PublicKey.of(line) for line in file.read_text("utf-8").splitlines() if line.strip()]
+    text = file.read_text("utf-8")
+    if text.startswith(PRIVATE):
+        raise NoteError(f"this is the private key, which is shown to nobody: give {public_file(file)}")
+    return [PublicKey.of(line) for line in text.splitlines() if line.strip()]
 
 
 def make_key(file: Path) -> SigningKey:

@@ -36,6 +36,11 @@ def receipt_findings(receipt: Mapping[str, Any], keys: Sequence[PublicKey]) -> I
     yield from _debit(record, receipt["debit"], keys)
 
 
+def unproven(finding: Finding) -> bool:
+    """Whether it is only that there is no proof yet, so that nothing could be checked."""
+    return finding.check == "proof" and finding.expected == UNPROVEN
+
+
 def _debit(record: Row, debit: Mapping[str, Any] | None, keys: Sequence[PublicKey]) -> Iterator[Finding]:
     if debit is None:
         if record["cost_pico"]:

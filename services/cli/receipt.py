@@ -10,7 +10,7 @@ import typer
 from services.billing.checkpoint import PublicKey
 from services.billing.invariants import Finding
 from services.billing.keys import read_public_keys
-from services.billing.receipts import receipt_findings
+from services.billing.receipts import UNPROVEN, receipt_findings, unproven
 from services.cli.output import FOUND, UNCHECKED, Failed, Json, show
 
 FINDING = ("check", "row", "expected", "found")
@@ -41,6 +41,8 @@ def verify(
         raise Failed(str(error), UNCHECKED) from None
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise Failed(f"{file} is no receipt: {type(error).__name__}: {error}", UNCHECKED) from None
+    if findings and all(map(unproven, findings)):
+        raise Failed(f"{file} cannot be checked yet, for want of {UNPROVEN}", UNCHECKED)
     show_findings(findings, as_json=as_json)
     typer.echo(f"{file}: {len(findings)} findings", err=True)
     if findings:
@@ -48,11 +50,14 @@ def verify(
 
 
 def public_keys(file: Path) -> list[PublicKey]:
-    """The keys in a file. Raises Failed."""
+    """The keys in a file, one at least. Raises Failed."""
     try:
-        return read_public_keys(file)
+        keys = read_public_keys(file)
     except (OSError, ValueError) as error:
         raise Failed(f"{file}: {error}", UNCHECKED) from None
+    if not keys:
+        raise Failed(f"{file} holds no public key: there is nothing to check signatures with", UNCHECKED)
+    return keys
 
 
 def show_findings(findings: Sequence[Finding], *, as_json: bool) -> None:

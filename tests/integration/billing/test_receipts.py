@@ -149,3 +149,22 @@ def test_a_receipt_is_verified_offline_by_the_command(receipt: dict[str, Any], k
     code, _, err = opentoken("receipt", "verify", file, "--key", keys)
     assert code == 2
     assert "is an error answer, no receipt: generation not found" in err
+
+
+def test_what_could_not_be_checked_of_a_receipt_is_said_with_exit_code_2(
+    ledger: Ledger, engine: Engine, receipt: dict[str, Any], tmp_path: Path
+) -> None:
+    ledger.record([event := usage()])
+    (tmp_path / "empty.pub").touch()
+    proved, unsigned = json.dumps(receipt), Books(engine).receipt(event.request_id, None)
+    half = json.dumps(receipt | {"debit": receipt["debit"] | {"proof": None}})
+    for text, key, expected, said in (
+        (json.dumps(unsigned), "key.pub", 2, "cannot be checked yet, for want of a proof; it comes with"),
+        (half, "key.pub", 2, "cannot be checked yet"),
+        (json.dumps(json.loads(half) | {"cost_usd": "0"}), "key.pub", 1, "2 findings"),
+        (proved, "empty.pub", 2, "empty.pub holds no public key"),
+        (proved, "key", 2, f"this is the private key, which is shown to nobody: give {tmp_path / 'key.pub'}"),
+    ):
+        (tmp_path / "receipt.json").write_text(text)
+        code, _, err = opentoken("receipt", "verify", tmp_path / "receipt.json", "--key", tmp_path / key)
+        assert (code, said in err) == (expected, True), err
