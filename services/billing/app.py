@@ -45,7 +45,7 @@ def build_app(settings: BillingSettings, bus: AccountBus, announce: Announce | N
         try:
             await _start(engine, threads, settings, accounts, ledger)
             shards = range(settings.ledger_shards)
-            post = handler(ledger, threads)
+            post = handler(ledger, threads, signer.booked) if signer else handler(ledger, threads)
             tasks = [asyncio.create_task(consume(bus, shard, post)) for shard in shards]
             tasks.append(asyncio.create_task(keep_ahead(engine, threads)))
             tasks.append(asyncio.create_task(claims.keep_purging()))

@@ -1,5 +1,6 @@
-"""Signs where the trees stand, at most 10 s or 10,000 leaves and a batch apart, and exports it out of our own reach.
+"""Signs where the trees stand, at most 10 s or 10,000 leaves apart, and exports it out of our own reach.
 
+What is much is signed by whoever wrote it, before the next batch: no look in between could be sure to come in time.
 A note is first kept in the database, then written to the directory, one file a note and `latest`, on a thread of its
 own: a file system that hangs must hold up neither the books nor the signatures. What the directory misses, after a
 crash or while it was away, is written the next time.
@@ -26,8 +27,10 @@ from services.billing.tables import checkpoint, signed_checkpoint
 
 log = structlog.get_logger()
 
-LOOK_S = 0.2  # at 25,000 leaves/s, the most that one writer was seen to reach, 5,000 leaves come between two looks
-SIGN_LEAVES = 5_000  # so this, plus what comes until the next look, stays within 10,000
+LOOK_S = 0.2  # a small part of SIGN_AFTER_S, and what it costs does not show
+APART_LEAVES = 10_000  # what is promised
+BATCH_LEAVES = 2 * 3_500  # of the largest batch that the bus hands out (`shared.bus.consumer`): a record and its debit
+SIGN_LEAVES = APART_LEAVES - BATCH_LEAVES - 100  # one batch more is within the promise, with the credits in between
 SIGN_AFTER_S = 5.0  # half of what is promised, so that one failure in between breaks no promise
 LATEST = "latest"
 
@@ -46,9 +49,21 @@ class Signer:
     def __init__(self, engine: Engine, shards: int, key: SigningKey, directory: Path | None) -> None:
         self._engine, self._shards, self._key, self._directory = engine, range(shards), key, directory
         self._signed_at_s = dict.fromkeys(self._shards, float("-inf"))
+        self._booked = 0  # leaves, at most, that were booked here and are not signed
         self._unexported = directory is not None
+        self._latest = set[Path]()  # what is there: where one is gone, so is the directory, or its volume
         for shard in self._shards if self._unexported else ():  # what is not there before its first has no increase
             EXPORTED.labels(shard)
+
+    def booked(self, records: int) -> None:
+        """Sign what is due after a batch of so many records, on the thread that wrote it; a failure is for the log."""
+        self._booked += 2 * records
+        if self._booked >= SIGN_LEAVES:
+            try:
+                self.sign_due()
+            except SQLAlchemyError:
+                FAILED.inc()
+                log.exception("checkpoint_not_kept", retry_s=LOOK_S)
 
     def sign_due(self) -> None:
         """Sign each shard that has grown by enough, or for long enough. Raises SQLAlchemyError."""
@@ -57,6 +72,8 @@ class Signer:
         for shard, leaves in grown.items():
             if leaves >= SIGN_LEAVES or (leaves and time.monotonic() - self._signed_at_s[shard] >= SIGN_AFTER_S):
                 self.sign(shard)
+                grown[shard] = 0
+        self._booked = max(grown.values())
 
     def sign_all(self) -> None:
         """Sign what is not, and export what is missing in the directory. Raises OSError, NoteError, SQLAlchemyError."""
@@ -74,11 +91,12 @@ class Signer:
         self._unexported = self._directory is not None
 
     def export_new(self) -> None:
-        """Write what the directory misses, if anything may have come since. Raises OSError, NoteError, SQLAlchemyError.
+        """Write what the directory misses, if anything may have come since, or is gone.
 
-        A `latest` that is no note is a finding for a person: it is not written over.
+        A `latest` that is no note is a finding for a person: it is not written over. Raises OSError, NoteError,
+        SQLAlchemyError.
         """
-        if self._directory is None or not self._unexported:
+        if self._directory is None or (not self._unexported and all(map(Path.exists, self._latest))):
             return
         self._unexported = False  # first: what is signed meanwhile is for the next time
         try:
@@ -109,6 +127,8 @@ class Signer:
             write_file(folder / f"{each['tree_size']:020}", each["note"])
             write_file(latest, each["note"])
             EXPORTED.labels(shard).inc()
+        if exported or notes:
+            self._latest.add(latest)
 
 
 def make_signer(engine: Engine, settings: BillingSettings) -> Signer | None:

@@ -1,6 +1,7 @@
 """`python -m tests.bench.ledger`: how fast billing books what waits in RabbitMQ, where its time goes, what proofs cost.
 
-A backlog of packed messages is published first; then billing starts, and is measured from its first event to its last.
+A backlog of packed messages is published first; then billing starts, and is measured from its first event to its last,
+with all that it does in operation: it signs checkpoints and exports them.
 With `--prove` the same books are verified, exported and replayed into SQLite. It needs Linux; see README.md.
 """
 
@@ -14,6 +15,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,6 +24,7 @@ import psycopg
 
 from services.billing.accounts import Accounts, NewKey
 from services.billing.database import connect, reading
+from services.billing.keys import make_key
 from services.billing.scan import sizes
 from services.billing.stages import STAGES
 from shared.bus.rabbit import RabbitBus
@@ -57,8 +60,9 @@ def main() -> None:
         with servers.database(postgres) as database_url, servers.vhost(rabbitmq) as broker_url:
             keys = _prepare(database_url)
             asyncio.run(_publish(broker_url, options.events, keys))
-            with _billing(database_url, broker_url) as (billing, metrics_url):
+            with TemporaryDirectory() as folder, _billing(database_url, broker_url, folder) as (billing, metrics_url):
                 figures = _booked(billing, metrics_url, options.events, {"broker": rabbitmq, "database": postgres})
+                figures |= _apart(Path(folder) / "checkpoints/0")
                 if options.prove:
                     figures |= _proved(billing, database_url)
     sys.stdout.write("".join(f"{name:<40}{figure:>14,.3f}\n" for name, figure in figures.items()))
@@ -103,8 +107,9 @@ async def _publish(broker_url: str, events: int, keys: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _billing(database_url: str, broker_url: str) -> Iterator[tuple[Service, str]]:
-    """Billing as a process of its own, not yet started, and where its metrics are."""
+def _billing(database_url: str, broker_url: str, folder: str) -> Iterator[tuple[Service, str]]:
+    """Billing as a process of its own, not yet started, and where its metrics are. What it signs goes to the folder."""
+    make_key(Path(folder) / "signing.key")
     port, metrics_port = free_ports(2)
     env = {
         **SECRETS,
@@ -113,6 +118,8 @@ def _billing(database_url: str, broker_url: str) -> Iterator[tuple[Service, str]
         "OPENTOKEN_METRICS_PORT": str(metrics_port),
         "OPENTOKEN_DATABASE_URL": database_url,
         "OPENTOKEN_BROKER_URL": broker_url,
+        "OPENTOKEN_SIGNING_KEY_FILE": f"{folder}/signing.key",
+        "OPENTOKEN_CHECKPOINT_DIR": f"{folder}/checkpoints",
         "OPENTOKEN_LOG_LEVEL": "warning",
     }
     with contextlib.closing(Service("billing", "services.billing", env, f"http://127.0.0.1:{port}")) as service:
@@ -144,6 +151,17 @@ def _booked(billing: Service, metrics_url: str, events: int, others: dict[str, S
         "events_per_s": measured / took_s,
         **{f"{name}_cpu_us_per_event": (cpu_s([pid]) - used[name]) / measured * 1e6 for name, pid in groups.items()},
         **{f"share_of_{name}": spent.get(name, 0) / took_s for name in STAGES},
+    }
+
+
+def _apart(exported: Path) -> dict[str, float]:
+    """The exported checkpoints, and how far from one to the next at most, from an empty ledger to the last of them."""
+    files = sorted(path for path in exported.iterdir() if path.name.isdigit())
+    sizes, times_s = [int(path.name) for path in files], [path.stat().st_mtime for path in files]
+    return {
+        "checkpoints": len(files),
+        "checkpoints_apart_max_leaves": max(after - before for before, after in pairwise([0, *sizes])),
+        "checkpoints_apart_max_s": max((after - before for before, after in pairwise(times_s)), default=0),
     }
 
 

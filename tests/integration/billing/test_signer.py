@@ -3,20 +3,27 @@ import base64
 import threading
 from collections.abc import AsyncIterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import pytest_asyncio
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import OperationalError
 
 from services.billing import keys, merkle, signer
 from services.billing.checkpoint import NoteError, verified
+from services.billing.consumer import handler
+from services.billing.database import Threads
 from services.billing.keys import make_key, public_file, read_key, read_public_keys
 from services.billing.leaves import read
 from services.billing.ledger import Credit, Ledger
 from services.billing.settings import BillingSettings
 from services.billing.signer import LATEST, Signer, make_signer
+from shared.bus import Message
+from shared.events import Encoded, batch
 from tests.integration.billing.books import TEN_USD
 from tests.integration.billing.service import ADMIN, AUDITOR, INTERNAL, Service, running, until
 from tests.unit.billing.events import usage
@@ -130,6 +137,55 @@ def test_what_is_new_is_signed_at_once_then_after_a_while_or_when_it_is_much(
         made.sign_due()
         made.export_new()
         assert (names(exported) != before) == signed, (events, elapsed_s)
+
+
+async def test_however_large_the_batches_checkpoints_are_no_further_apart_than_promised(
+    ledger: Ledger, made: Signer, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert signer.SIGN_LEAVES + signer.BATCH_LEAVES <= signer.APART_LEAVES
+    monkeypatch.setattr(signer, "SIGN_LEAVES", 6)  # and no batch here is of more leaves than that
+    monkeypatch.setattr(signer, "SIGN_AFTER_S", 3600)
+    ledger.record([usage()])
+    made.sign_due()
+    threads = Threads()
+    post = handler(ledger, threads, made.booked)
+    events = [[Encoded.of(usage(), "test").body for _ in range(count)] for count in (1, 1, 3, 2, 3, 1, 1, 1, 2, 3, 2)]
+    await asyncio.gather(*(post([Message(batch(bodies))]) for bodies in events))
+    threads.close()
+    made.export_new()
+    sizes = [0, *(int(name) for name in names(exported) if name != LATEST)]
+    sizes.sort()
+    assert len(sizes) > 4
+    assert max(after - before for before, after in pairwise([*sizes, 42])) <= 12
+
+
+def test_a_checkpoint_that_cannot_be_signed_after_a_batch_is_told_and_the_batch_stands(
+    ledger: Ledger, made: Signer, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signer, "SIGN_LEAVES", 1)
+    ledger.record([usage()])
+    with monkeypatch.context() as away:
+        away.setattr(signer, "writing", Mock(side_effect=OperationalError("", {}, Exception())))
+        made.booked(1)
+    made.booked(0)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT max(tree_size) FROM signed_checkpoint")) == 2
+
+
+def test_a_directory_that_was_lost_is_written_again_though_nothing_new_is_signed(
+    ledger: Ledger, made: Signer, engine: Engine, key_file: Path, exported: Path, tmp_path: Path
+) -> None:
+    ledger.record([usage()])
+    made.sign_due()
+    made.export_new()
+    exported.rename(tmp_path / "away")
+    made.export_new()
+    assert names(exported) == ["2", LATEST]
+    again = Signer(engine, 1, read_key(key_file), exported)  # which finds all there
+    again.export_new()
+    exported.rename(tmp_path / "away, too")
+    again.export_new()
+    assert names(exported) == ["2", LATEST]
 
 
 def test_a_signed_size_is_the_database_s_own_and_cannot_be_signed_twice(
