@@ -113,9 +113,9 @@ def verify(
     settings = load(Settings)
     file = key or settings.public_keys()
     keys = public_keys(file) if key or file.exists() else []  # books without signed checkpoints need none
+    outside = list(kept_outside(checkpoints or settings.checkpoints(), keys))  # first: then the books are no older
     with open_ledger(database) as engine, reading(engine) as connection:
         leaves = sum(sizes(connection).values())
-        outside = list(kept_outside(checkpoints or settings.checkpoints(), keys))
         if not outside and (named := checkpoints or settings.checkpoint_dir):
             raise Failed(f"{named} holds no checkpoint: {EXPORTED}", UNCHECKED)
         signed = [*kept_inside(connection, keys), *outside]

@@ -64,7 +64,7 @@ def main() -> None:
                 figures = _booked(billing, metrics_url, options.events, {"broker": rabbitmq, "database": postgres})
                 figures |= _apart(Path(folder) / "checkpoints/0")
                 if options.prove:
-                    figures |= _proved(billing, database_url)
+                    figures |= _proved(billing, database_url, Path(folder))
     sys.stdout.write("".join(f"{name:<40}{figure:>14,.3f}\n" for name, figure in figures.items()))
     report.keep({"OpenToken": figures}, "python -m tests.bench.ledger", sys.argv[1:])
 
@@ -174,7 +174,7 @@ def _text(url: str) -> str:
         return str(answer.read(), "utf-8")
 
 
-def _proved(billing: Service, database_url: str) -> dict[str, float]:
+def _proved(billing: Service, database_url: str, signed: Path) -> dict[str, float]:
     """Rates in rows a second, and the most memory that each took."""
     engine = connect(database_url)
     with reading(engine) as connection:
@@ -185,7 +185,8 @@ def _proved(billing: Service, database_url: str) -> dict[str, float]:
         file = Path(folder) / "export.jsonl"
         exported = _timed(lambda: _export(billing.url, file))
         export_mib = _peak_mib(billing.process.pid)
-        verified, verify_mib = _command("verify", "--database", database_url)
+        outside = ("--checkpoints", str(signed / "checkpoints"), "--key", str(signed / "signing.key.pub"))
+        verified, verify_mib = _command("verify", "--database", database_url, *outside)
         replayed, replay_mib = _command("replay", str(file), "--into", f"sqlite:///{folder}/copy.db")
     return {
         "rows": rows,

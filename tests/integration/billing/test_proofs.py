@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
@@ -17,7 +18,9 @@ from services.billing.database import connect
 from services.billing.export import Selection, jsonl
 from services.billing.keys import make_key
 from services.billing.ledger import Credit, Ledger
+from services.billing.publications import kept_outside
 from services.billing.signer import Signer
+from services.cli import proofs
 from tests.unit.billing.events import GEMINI, usage
 from tests.unit.billing.reports import bucket, lines, page
 
@@ -172,3 +175,18 @@ def test_a_statement_reads_from_the_opening_to_the_closing_balance(run: Run, led
         code, _, err = run("statement", *arguments)
         assert code == 2
         assert said in err
+
+
+def test_a_checkpoint_exported_while_verify_begins_is_no_tail_that_is_missing(
+    ledger: Ledger, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signer = Signer(engine, 1, make_key(tmp_path / "key"), tmp_path / "checkpoints")
+
+    def exported_meanwhile(*arguments: Any) -> Any:
+        ledger.record([usage()])
+        signer.sign_all()
+        return kept_outside(*arguments)
+
+    monkeypatch.setattr(proofs, "kept_outside", exported_meanwhile)
+    monkeypatch.setenv("OPENTOKEN_DATABASE_URL", engine.url.render_as_string(hide_password=False))
+    proofs.verify(tmp_path / "checkpoints", tmp_path / "key.pub")
