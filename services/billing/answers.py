@@ -203,7 +203,13 @@ class Statement(Answer):
     closing_seq: int
     closing_balance_pico_usd: Pico
     closing_balance_usd: Usd
+    closing_leaf_index: Annotated[
+        int | None, Field(description="the leaf of entry closing_seq; null where there is none")
+    ]
     checkpoint: Annotated[str | None, Field(description="the newest signed one, word for word")]
+    checkpoint_covers_closing: Annotated[
+        bool, Field(description="whether the tree that it signs holds that leaf; if not, ask again in 10 s")
+    ]
     as_of: Moment
 
 

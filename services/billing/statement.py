@@ -59,7 +59,8 @@ class Statements:
             after = _head(connection, workspace_id, month.window.end)
             within = Movements(connection, workspace_id, before.seq, after.seq)
             usage, others = within.usage(), within.others()
-            note = _newest_checkpoint(connection, workspace_id)
+            closing = _leaf(connection, workspace_id, after.seq)
+            signed = _newest_checkpoint(connection, workspace_id)
         moved_pico = sum(line["amount_pico"] for line in usage) + sum(entry["amount_pico"] for entry in others)
         assert before.balance_pico + moved_pico == after.balance_pico, f"the month {month.text} does not add up"
         return {
@@ -70,7 +71,9 @@ class Statements:
             "usage": [_usage_json(line) for line in usage],
             "movements": [entry_json(entry) for entry in others],
             **_balance("closing", after),
-            "checkpoint": note,
+            "closing_leaf_index": closing,
+            "checkpoint": signed and signed["note"],
+            "checkpoint_covers_closing": closing is not None and signed is not None and closing < signed["tree_size"],
             "as_of": utc_text(datetime.now(UTC)),
         }
 
@@ -119,12 +122,18 @@ def _head(connection: Connection, workspace_id: str, moment: datetime) -> Head:
     return head
 
 
-def _newest_checkpoint(connection: Connection, workspace_id: str) -> str | None:
+def _leaf(connection: Connection, workspace_id: str, seq: int) -> int | None:
+    """The number of an entry's leaf; None where there is no such entry."""
+    of_entry = (ledger_entry.c.workspace_id == workspace_id) & (ledger_entry.c.seq == seq)
+    return connection.scalar(select(ledger_entry.c.leaf_index).where(of_entry))
+
+
+def _newest_checkpoint(connection: Connection, workspace_id: str) -> Row | None:
     """Of the shard's tree: with it, each statement is one more copy that we cannot rewrite."""
     first = (ledger_entry.c.workspace_id == workspace_id) & (ledger_entry.c.seq == 1)
     shard = select(ledger_entry.c.shard).where(first).scalar_subquery()
-    notes = select(signed_checkpoint.c.note).where(signed_checkpoint.c.shard == shard)
-    return connection.scalar(notes.order_by(signed_checkpoint.c.tree_size.desc()).limit(1))
+    notes = select(signed_checkpoint.c.note, signed_checkpoint.c.tree_size).where(signed_checkpoint.c.shard == shard)
+    return row(connection, notes.order_by(signed_checkpoint.c.tree_size.desc()).limit(1))
 
 
 def _balance(name: str, head: Head) -> dict[str, Any]:

@@ -31,8 +31,21 @@ def statement(
     if as_json:
         typer.echo(json.dumps(made))
         return
+    typer.echo(_heading(made))
     show(_lines(made), COLUMNS, as_json=False)
-    typer.echo(f"\n{made['checkpoint'] or 'No checkpoint is signed yet.'}")
+    typer.echo(f"\n{_proof(made)}")
+
+
+def _heading(made: dict[str, Any]) -> str:
+    heading = f"Statement of workspace {made['workspace_id']} for {made['month']}, in UTC and USD"
+    return heading + ("\n" if made["complete"] else f"\nThis month is not over: as of {made['as_of']}\n")
+
+
+def _proof(made: dict[str, Any]) -> str:
+    if made["checkpoint"] is None:
+        return "No checkpoint is signed yet."
+    covers = made["checkpoint_covers_closing"] or made["closing_leaf_index"] is None
+    return f"{made['checkpoint']}{'' if covers else 'It does not cover the closing entry yet: ask again in 10 s.'}"
 
 
 def _lines(made: dict[str, Any]) -> list[dict[str, Any]]:

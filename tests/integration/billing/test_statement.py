@@ -85,6 +85,22 @@ def test_a_statement_carries_the_newest_signed_checkpoint(ledger: Ledger, engine
     assert statement(engine, "2026-01")["checkpoint"] == (tmp_path / "notes/0/latest").read_text()
 
 
+def test_a_statement_says_whether_its_checkpoint_covers_its_closing_entry(
+    ledger: Ledger, engine: Engine, tmp_path: Path
+) -> None:
+    def covered() -> tuple[object, object]:
+        made = statement(engine, datetime.now(UTC).strftime("%Y-%m"))
+        return made["closing_leaf_index"], made["checkpoint_covers_closing"]
+
+    signer = Signer(engine, 1, make_key(tmp_path / "key"), tmp_path / "notes")
+    assert covered() == (None, False)
+    for number in range(2):
+        ledger.credit(Credit("w", TEN_USD, f"payment-{number}", "admin"))
+        assert covered() == (number, False)
+        signer.sign_all()
+        assert covered() == (number, True)
+
+
 def test_a_month_that_goes_on_says_that_it_is_not_complete(ledger: Ledger, engine: Engine) -> None:
     assert statement(engine, datetime.now(UTC).strftime("%Y-%m"))["complete"] is False
     assert statement(engine, "2026-01")["complete"] is True
