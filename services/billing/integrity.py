@@ -25,7 +25,7 @@ from services.billing.strays import Place, rows_by_shard, stray_findings
 from services.billing.tables import checkpoint
 
 Progress = Callable[[int], None]
-"""Is told how many more leaves were checked."""
+"""Is told how many more leaves were checked, or what counts as much."""
 
 CHECKPOINTS = 8  # read at a time: that of a full batch holds half a megabyte of nodes
 

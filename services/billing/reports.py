@@ -28,6 +28,12 @@ from shared.money import PICO_PER_USD
 PICO_PER_CENT = PICO_PER_USD // 100
 COUNTED_UNITS = frozenset({"count", "token", "tokens"})  # of an export's row: its amount is a number of tokens
 
+KNOWN = (
+    "a usage report or cost report (data, has_more), rows of a billing export (usage_start_time), "
+    "or rows of a request log (upstream_request_id)"
+)
+MEMBERS_NAMED = 8  # of a document that is none of them: enough to recognise it by
+
 Json = Mapping[str, Any]
 
 
@@ -73,7 +79,9 @@ def read(*texts: str) -> Report:
             for document in documents:
                 forms[_form(document)].append(document)
         parts = [form(documents) for form, documents in forms.items()]
-    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, csv.Error) as error:
+    except KeyError as error:
+        raise ReportError(f"one of its lines has no {error}, which its form demands") from None
+    except (TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, csv.Error) as error:
         raise ReportError(f"it is not of a form that is known: {type(error).__name__}: {error}") from None
     return Report([charge for part in parts for charge in part.charges], {day for part in parts for day in part.days})
 
@@ -81,7 +89,12 @@ def read(*texts: str) -> Report:
 def _form(document: Json) -> Form:
     if "data" in document and "has_more" in document:
         return _buckets
-    return _requests if "upstream_request_id" in document else _export
+    if "upstream_request_id" in document:
+        return _requests
+    if "usage_start_time" in document:
+        return _export
+    named = ", ".join(str(name) for name in list(document)[:MEMBERS_NAMED])
+    raise ReportError(f"it is not of a form that is known: {KNOWN}; it has {named}")
 
 
 def _covered(days: Collection[str]) -> set[str]:

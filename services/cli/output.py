@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 FOUND, UNCHECKED = 1, 2  # exit codes of what checks something: it is not as it must be; it could not be checked
 
@@ -47,9 +47,16 @@ def show_one(row: Row, columns: Sequence[str], *, as_json: bool) -> None:
 
 
 @contextlib.contextmanager
-def progress_bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, where that is a terminal; what it gives is told how much more is done."""
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+def progress_bar(name: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, where that is a terminal; what it gives is told how much more is done.
+
+    Without a total it only shows that it goes on, and for how long.
+    """
+    columns = Progress.get_default_columns() if total is not None else (TextColumn("{task.description}"), BarColumn())
+    console = Console(stderr=True)
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, transient=True, disable=not sys.stderr.isatty()
+    ) as bar:
         task = bar.add_task(name, total=total)
         yield lambda done: bar.advance(task, done)
 

@@ -25,6 +25,7 @@ from services.billing.replay import replay as replayed
 from services.billing.reports import Report, ReportError, read
 from services.billing.scan import sizes
 from services.billing.verify import verify as verified
+from services.billing.verify import work
 from services.cli.output import FOUND, UNCHECKED, Failed, Json, progress_bar, show
 from services.cli.receipt import public_keys, show_findings
 from services.cli.settings import Settings
@@ -45,8 +46,9 @@ def reconcile(
 ) -> None:
     """Compare the books with a provider's own report of what it charged."""
     try:
-        report = _report(files)
-        with open_ledger(database) as engine, reading(engine) as connection:
+        with progress_bar("read"):
+            report = _report(files)
+        with open_ledger(database) as engine, reading(engine) as connection, progress_bar("reconcile"):
             lines = list(reconciled(connection, report, provider))
     except ReportError as error:
         raise Failed(f"{', '.join(map(str, files))}: {error}", UNCHECKED) from None
@@ -122,7 +124,7 @@ def verify(
         if signed and not keys:
             raise Failed(f"there are signed checkpoints, but no public keys in {file}: give --key FILE", UNCHECKED)
         published, findings = sorted_out(signed)
-        with progress_bar("verify", leaves) as progress:
+        with progress_bar("verify", work(leaves)) as progress:
             findings += verified(connection, published, progress)
     show_findings(findings, as_json=as_json)
     kept = len(sorted_out(outside)[0])  # the newest lies there under two names

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from sqlalchemy import Engine
 
 from services.billing import migrations
@@ -20,7 +22,7 @@ from services.billing.keys import make_key
 from services.billing.ledger import Credit, Ledger
 from services.billing.publications import kept_outside
 from services.billing.signer import Signer
-from services.cli import proofs
+from services.cli import output, proofs
 from tests.unit.billing.events import GEMINI, usage
 from tests.unit.billing.reports import bucket, lines, page
 
@@ -165,7 +167,13 @@ def test_a_statement_reads_from_the_opening_to_the_closing_balance(run: Run, led
     month = datetime.now(UTC).strftime("%Y-%m")
     code, out, _ = run("statement", "w", month)
     assert code == 0
-    lines = [line.split() for line in out.splitlines()]
+    heading, said, _, *table = out.splitlines()
+    assert heading == f"Statement of workspace w for {month}, in UTC and USD"
+    assert said.startswith(f"This month is not over: as of {month}-")
+    assert run("statement", "w", "2026-01")[1].startswith(
+        "Statement of workspace w for 2026-01, in UTC and USD\n\nwhat"
+    )
+    lines = [line.split() for line in table]
     assert lines[1] == ["opening", "balance", "-", "-", "-", "0"]
     assert lines[2] == [GEMINI.id, "AbCdEfGh1234", "1", "-0.001444", "-"]
     assert lines[3] == ["cash", "payment-1", "-", "-", "10", "-"]
@@ -190,3 +198,17 @@ def test_a_checkpoint_exported_while_verify_begins_is_no_tail_that_is_missing(
     monkeypatch.setattr(proofs, "kept_outside", exported_meanwhile)
     monkeypatch.setenv("OPENTOKEN_DATABASE_URL", engine.url.render_as_string(hide_password=False))
     proofs.verify(tmp_path / "checkpoints", tmp_path / "key.pub")
+
+
+def test_reconcile_shows_on_a_terminal_that_it_goes_on(
+    engine: Engine, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal, report = Console(force_terminal=True, file=StringIO()), tmp_path / "report.jsonl"
+    row = {"upstream_request_id": "one", "started_at": "2026-01-31T12:00:00Z", "model": GEMINI.upstream}
+    report.write_text(lines(row | {"cost_usd": "0.001444"}))
+    ledger.record([usage(upstream_request_id="one")])
+    monkeypatch.setattr(output, "Console", lambda **_: terminal)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("OPENTOKEN_DATABASE_URL", engine.url.render_as_string(hide_password=False))
+    proofs.reconcile([report])
+    assert "reconcile" in terminal.file.getvalue()  # type: ignore[attr-defined]  # the StringIO above

@@ -24,7 +24,7 @@ from services.billing.publications import kept_inside, kept_outside, sorted_out
 from services.billing.scan import ID, TABLES, page
 from services.billing.signer import Signer
 from services.billing.tables import api_key, checkpoint, ledger_entry, usage_record
-from services.billing.verify import verify
+from services.billing.verify import CHECKS, verify, work
 from shared.ids import new_id
 from tests.integration.billing.books import TEN_USD
 from tests.unit.billing.events import usage
@@ -115,6 +115,17 @@ def tampered(written: Books) -> Iterator[Connection]:
 def test_books_as_they_were_written_have_no_findings(written: Books) -> None:
     with reading(written.engine) as connection:
         assert written.findings(connection, outside=True) == []
+
+
+def test_progress_is_told_of_the_walk_and_of_every_query_and_reaches_its_end_with_the_last(
+    engine: Engine, ledger: Ledger
+) -> None:
+    ledger.record([usage(outcome="upstream_failed") for _ in range(40)])
+    told = list[int]()
+    with reading(engine) as connection:
+        assert list(verify(connection, [], told.append)) == []
+    assert told == [40, *[2] * (len(CHECKS) - 1)]
+    assert sum(told) == work(40)
 
 
 @pytest.mark.parametrize(("kind", "name"), COLUMNS_OF)
