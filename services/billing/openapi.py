@@ -25,6 +25,7 @@ class Operation:
     """What a route takes and gives; `media` is what it gives where that is no JSON."""
 
     name: str
+    summary: str
     answer: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
@@ -32,40 +33,104 @@ class Operation:
 
 
 OPERATIONS = {
-    ("get", "/v1/workspaces/{id}/balance"): Operation("balance", answers.Balance),
-    ("get", "/v1/workspaces/{id}/usage"): Operation("listUsage", answers.UsageList, bodies.UsageQuery),
-    ("get", "/v1/workspaces/{id}/entries"): Operation("listEntries", answers.EntryList, bodies.EntriesQuery),
-    ("get", "/v1/generations/{id}"): Operation("receipt", answers.Receipt, bodies.ReceiptQuery),
-    ("get", "/v1/statements/{workspace}/{month}"): Operation("statement", answers.Statement),
-    ("get", "/v1/checkpoints"): Operation("listCheckpoints", answers.CheckpointList, bodies.CheckpointsQuery),
-    ("get", "/v1/checkpoints/{size}"): Operation("checkpoint", answers.Checkpoint, bodies.ShardQuery),
-    ("get", "/v1/proofs/inclusion"): Operation("inclusion", answers.Inclusion, bodies.InclusionQuery),
-    ("get", "/v1/proofs/consistency"): Operation("consistency", answers.Consistency, bodies.ConsistencyQuery),
-    ("get", "/v1/export.jsonl"): Operation("exportLeaves", query=bodies.ExportQuery, media="application/jsonl"),
-    ("get", "/v1/export.csv"): Operation("exportTable", query=bodies.TableQuery, media="text/csv"),
+    ("get", "/v1/workspaces/{id}/balance"): Operation(
+        "balance", "What a workspace has, and after which entry", answers.Balance
+    ),
+    ("get", "/v1/workspaces/{id}/usage"): Operation(
+        "listUsage", "A workspace's usage records in the order of the books", answers.UsageList, bodies.UsageQuery
+    ),
+    ("get", "/v1/workspaces/{id}/entries"): Operation(
+        "listEntries", "A workspace's ledger entries by number", answers.EntryList, bodies.EntriesQuery
+    ),
+    ("get", "/v1/generations/{id}"): Operation(
+        "receipt",
+        "What one request used and cost, with its debit and the proofs of both",
+        answers.Receipt,
+        bodies.ReceiptQuery,
+    ),
+    ("get", "/v1/statements/{workspace}/{month}"): Operation(
+        "statement", "A workspace's month: opening balance, movements, closing balance", answers.Statement
+    ),
+    ("get", "/v1/checkpoints"): Operation(
+        "listCheckpoints",
+        "Signed checkpoints of a shard's tree by size",
+        answers.CheckpointList,
+        bodies.CheckpointsQuery,
+    ),
+    ("get", "/v1/checkpoints/{size}"): Operation(
+        "checkpoint", "The signed checkpoint of a size, or the latest", answers.Checkpoint, bodies.ShardQuery
+    ),
+    ("get", "/v1/proofs/inclusion"): Operation(
+        "inclusion", "The proof that a leaf is in a signed tree", answers.Inclusion, bodies.InclusionQuery
+    ),
+    ("get", "/v1/proofs/consistency"): Operation(
+        "consistency",
+        "The proof that a signed tree begins with an earlier one",
+        answers.Consistency,
+        bodies.ConsistencyQuery,
+    ),
+    ("get", "/v1/export.jsonl"): Operation(
+        "exportLeaves",
+        "The books as leaves, one a line, byte for byte as they were hashed",
+        query=bodies.ExportQuery,
+        media="application/jsonl",
+    ),
+    ("get", "/v1/export.csv"): Operation(
+        "exportTable", "The records or the entries as a table", query=bodies.TableQuery, media="text/csv"
+    ),
     ("post", "/admin/workspaces"): Operation(
-        "createWorkspace", admin_answers.Workspace, body=admin_bodies.NewWorkspace
+        "createWorkspace", "Make a workspace", admin_answers.Workspace, body=admin_bodies.NewWorkspace
     ),
-    ("get", "/admin/workspaces"): Operation("listWorkspaces", admin_answers.WorkspaceList, bodies.PageQuery),
-    ("get", "/admin/workspaces/{id}"): Operation("workspace", admin_answers.Workspace),
+    ("get", "/admin/workspaces"): Operation(
+        "listWorkspaces", "All workspaces by id", admin_answers.WorkspaceList, bodies.PageQuery
+    ),
+    ("get", "/admin/workspaces/{id}"): Operation("workspace", "One workspace", admin_answers.Workspace),
     ("patch", "/admin/workspaces/{id}"): Operation(
-        "changeWorkspace", admin_answers.Workspace, body=admin_bodies.WorkspaceChanges
+        "changeWorkspace",
+        "Change a workspace's name, or whether it is strict",
+        admin_answers.Workspace,
+        body=admin_bodies.WorkspaceChanges,
     ),
-    ("post", "/admin/workspaces/{id}/keys"): Operation("createKey", admin_answers.MadeKey, body=admin_bodies.NewKey),
-    ("get", "/admin/workspaces/{id}/keys"): Operation("listKeys", admin_answers.KeyList, bodies.PageQuery),
-    ("get", "/admin/keys/{key_id}"): Operation("key", admin_answers.Key),
-    ("patch", "/admin/keys/{key_id}"): Operation("changeKey", admin_answers.Key, body=admin_bodies.KeyChanges),
-    ("delete", "/admin/keys/{key_id}"): Operation("revokeKey", admin_answers.Key),
-    ("post", "/admin/workspaces/{id}/credits"): Operation("credit", answers.Entry, body=admin_bodies.NewCredit),
-    ("post", "/admin/workspaces/{id}/refunds"): Operation("refund", answers.Entry, body=admin_bodies.NewRefund),
-    ("post", "/admin/workspaces/{id}/adjustments"): Operation("adjust", answers.Entry, body=admin_bodies.NewAdjustment),
-    ("get", "/admin/log"): Operation("log", admin_answers.Log, bodies.LogQuery),
-    ("get", "/admin/quarantine"): Operation("listQuarantine", admin_answers.QuarantineList, bodies.PeriodQuery),
-    ("get", "/admin/quarantine/{digest}"): Operation("quarantined", admin_answers.Quarantined),
-    ("get", "/admin/conflicts"): Operation("listConflicts", admin_answers.ConflictList, bodies.PeriodQuery),
-    ("get", "/admin/conflicts/{digest}"): Operation("conflict", admin_answers.Conflict),
-    ("get", "/health"): Operation("health", answers.Ready),
-    ("get", "/ready"): Operation("ready", answers.Ready),
+    ("post", "/admin/workspaces/{id}/keys"): Operation(
+        "createKey", "Make a key; its text is in this answer only", admin_answers.MadeKey, body=admin_bodies.NewKey
+    ),
+    ("get", "/admin/workspaces/{id}/keys"): Operation(
+        "listKeys", "A workspace's keys by id", admin_answers.KeyList, bodies.PageQuery
+    ),
+    ("get", "/admin/keys/{key_id}"): Operation("key", "One key and its limits, without its text", admin_answers.Key),
+    ("patch", "/admin/keys/{key_id}"): Operation(
+        "changeKey", "Change a key's label, expiry or limits", admin_answers.Key, body=admin_bodies.KeyChanges
+    ),
+    ("delete", "/admin/keys/{key_id}"): Operation("revokeKey", "Revoke a key, for ever", admin_answers.Key),
+    ("post", "/admin/workspaces/{id}/credits"): Operation(
+        "credit", "Post a payment or a promotion, once for each reference", answers.Entry, body=admin_bodies.NewCredit
+    ),
+    ("post", "/admin/workspaces/{id}/refunds"): Operation(
+        "refund", "Take an entry back, in whole or in part", answers.Entry, body=admin_bodies.NewRefund
+    ),
+    ("post", "/admin/workspaces/{id}/adjustments"): Operation(
+        "adjust", "Correct a balance by an entry of its own", answers.Entry, body=admin_bodies.NewAdjustment
+    ),
+    ("get", "/admin/log"): Operation(
+        "log", "What administrators called, with the newest last", admin_answers.Log, bodies.LogQuery
+    ),
+    ("get", "/admin/quarantine"): Operation(
+        "listQuarantine", "Usage that could not be booked, by time", admin_answers.QuarantineList, bodies.PeriodQuery
+    ),
+    ("get", "/admin/quarantine/{digest}"): Operation(
+        "quarantined", "One of it, whole, with the reason", admin_answers.Quarantined
+    ),
+    ("get", "/admin/conflicts"): Operation(
+        "listConflicts",
+        "Second records of a request that differ from the first, by time",
+        admin_answers.ConflictList,
+        bodies.PeriodQuery,
+    ),
+    ("get", "/admin/conflicts/{digest}"): Operation(
+        "conflict", "One of them, with the record that stands", admin_answers.Conflict
+    ),
+    ("get", "/health"): Operation("health", "Whether the process lives", answers.Ready),
+    ("get", "/ready"): Operation("ready", "Whether each dependency answers, by name", answers.Ready),
 }
 OPEN = ("/health", "/ready")
 ACTOR: Json = {
@@ -102,7 +167,11 @@ def _operation(path: str, method: str, operation: Operation, definitions: Json) 
     parameters = [*_path_parameters(path), *_query_parameters(operation.query, definitions)]
     if path.startswith("/admin/"):
         parameters.append(ACTOR)
-    described: Json = {"operationId": operation.name, "responses": _responses(method, operation)}
+    described: Json = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "responses": _responses(method, operation),
+    }
     if parameters:
         described["parameters"] = parameters
     if operation.body:

@@ -42,6 +42,18 @@ REFUSED = {
     "429": ("the key's spend limit or rate limit, or the provider's", "Retry-After", "retry-after-ms"),
 }
 
+SUMMARIES = {
+    "createChatCompletion": "Answer a conversation, whole or as a stream",
+    "createEmbeddings": "Turn texts into vectors",
+    "listModels": "The models there are",
+    "retrieveModel": "One model",
+    "retrieveGeneration": "What one request used and cost, as it is in the books",
+    "retrieveCredits": "What the workspace has, what is held for requests that run, and what is left",
+    "retrieveKey": "The key that asks, with its limits and what it spent",
+    "health": "Whether the process lives",
+    "ready": "Whether each dependency answers, by name",
+}
+
 
 def document() -> Json:
     """The document, ready to be served."""
@@ -84,13 +96,15 @@ def _post(request: type[BaseModel], answer: type[BaseModel], name: str, more: Js
     body = {"required": True, "content": {"application/json": {"schema": _ref(request)}}}
     refused = {status: _error(*what) for status, what in REFUSED.items()}
     responses = _responses(answer, more or {}, *TOLD) | refused
-    return {"operationId": name, "parameters": [ONCE], "requestBody": body, "responses": responses}
+    operation = {"operationId": name, "summary": SUMMARIES[name]}
+    return {**operation, "parameters": [ONCE], "requestBody": body, "responses": responses}
 
 
 def _get(answer: type[BaseModel], name: str, parameter: str | None = None) -> Json:
     place = {"in": "path", "required": True, "schema": {"type": "string"}}
     parameters = {"parameters": [{"name": parameter, **place}]} if parameter else {}
-    return {"operationId": name, **parameters, "responses": _responses(answer, {})}
+    operation = {"operationId": name, "summary": SUMMARIES[name]}
+    return {**operation, **parameters, "responses": _responses(answer, {})}
 
 
 def _responses(answer: type[BaseModel], more: Json, *headers: str) -> Json:

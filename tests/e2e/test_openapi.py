@@ -41,6 +41,7 @@ def test_the_document_names_every_route_of_the_edge(document: Any, local_stack: 
         assert "get" in document["paths"][path]
         raw(local_stack, path)
     assert set(document["paths"]["/v1/chat/completions"]) == {"post"}
+    assert all(operation["summary"] for methods in document["paths"].values() for operation in methods.values())
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/embeddings"])

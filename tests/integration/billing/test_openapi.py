@@ -31,6 +31,12 @@ def test_the_document_is_valid_openapi() -> None:
     openapi_spec_validator.validate(document())
 
 
+def test_every_operation_says_in_a_line_of_its_own_what_it_does() -> None:
+    summaries = [operation["summary"] for methods in document()["paths"].values() for operation in methods.values()]
+    assert all(summaries)
+    assert len(set(summaries)) == len(summaries)
+
+
 async def test_the_document_names_every_route_of_the_service_and_no_other(service: Service) -> None:
     found, published = await service.call("GET", "/openapi.json", token=None)
     assert found == 200
