@@ -173,9 +173,11 @@ def _entry_of(connection: Connection, credit: Credit) -> Row | None:
     first = row(connection, select(ledger_entry).where(same))
     if first is None:
         return None
+    asked_pico = credit.amount_pico
+    if asked_pico is None:  # all that is left: of what was left then, so that a retry finds the same
+        asked_pico = abs(_left_pico(connection, credit.reverses, first["seq"]))
     amount_pico = abs(first["amount_pico"]) if credit.reverses else first["amount_pico"]
-    same_amount = credit.amount_pico in {None, amount_pico}
-    if not same_amount or (first["contra"], first["reverses"]) != (credit.contra, credit.reverses):
+    if (amount_pico, first["contra"], first["reverses"]) != (asked_pico, credit.contra, credit.reverses):
         raise Conflict(
             f'reference "{credit.reference}" stands for another credit already: use a new one', param="reference"
         )
@@ -193,12 +195,20 @@ def _amount_pico(connection: Connection, credit: Credit) -> int:
         raise NotFound(f'entry "{credit.reverses}" not found in this workspace')
     if original["reverses"] is not None:
         raise InvalidRequest("a reversal cannot be reversed: post an adjustment instead", param="reverses")
-    reversed_ = select(func.sum(ledger_entry.c.amount_pico)).where(ledger_entry.c.reverses == credit.reverses)
-    left_pico = abs(original["amount_pico"] + int(connection.scalar(reversed_) or 0))
+    left_pico = abs(_left_pico(connection, credit.reverses))
     amount_pico = left_pico if credit.amount_pico is None else credit.amount_pico
     if not 0 < amount_pico <= left_pico:
         raise InvalidRequest(f"{usd(left_pico)} USD of that entry is left to reverse", param="amount_usd")
     return amount_pico if original["amount_pico"] < 0 else -amount_pico
+
+
+def _left_pico(connection: Connection, entry_id: str | None, before_seq: int | None = None) -> int:
+    """What reversals have left of an entry, with its sign; those before an entry's number, or all of them."""
+    amount, columns = select(func.sum(ledger_entry.c.amount_pico)), ledger_entry.c
+    reversals = amount.where(columns.reverses == entry_id)
+    reversals = reversals if before_seq is None else reversals.where(columns.seq < before_seq)
+    parts = (connection.scalar(query) or 0 for query in (amount.where(columns.entry_id == entry_id), reversals))
+    return sum(map(int, parts))
 
 
 def _append(connection: Connection, booked: Sequence[tuple[Kind, Row]]) -> list[tuple[Kind, Row]]:

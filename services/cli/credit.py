@@ -8,7 +8,10 @@ from services.cli.billing import Billing, given
 from services.cli.output import Json, Row, show, show_one
 from services.cli.workspaces import WorkspaceId
 
-ENTRY = ("entry_id", "seq", "amount_usd", "balance_after_usd", "contra", "reference", "reason", "actor", "recorded_at")
+ENTRY = (
+    "entry_id", "seq", "amount_usd", "balance_after_usd", "contra", "reference", "reverses", "reason", "actor",
+    "recorded_at",
+)  # fmt: skip
 CONTRAS = ("cash", "promo", "refund", "adjustment")  # every one but that of requests, which are many
 
 Amount = Annotated[str, typer.Argument(help="Such as 25 or 12.50.", metavar="USD")]

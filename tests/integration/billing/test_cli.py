@@ -121,7 +121,8 @@ async def test_an_operator_corrects_a_balance_and_the_books_and_the_log_name_who
     assert (back["amount_usd"], back["reverses"], back["actor"]) == ("-4", paid["entry_id"], "admin:Zoë")
     fee = await terminal.row("admin credit adjust acme -0.50 --reference memo-1 --reason 'bank fee'")
     assert fee["balance_after_usd"] == "5.5"
-    _, *listed = (await terminal.ok("admin credit list acme")).splitlines()
+    header, *listed = (await terminal.ok("admin credit list acme")).splitlines()
+    assert listed[1].split()[header.split().index("reverses")] == paid["entry_id"]
     assert [line.split()[2] for line in listed] == ["10", "-4", "-0.5"]
     _, *log = (await terminal.ok("admin log --workspace acme")).splitlines()
     assert [line.split()[1] for line in log] == ["admin", "admin:Zoë", "admin"]

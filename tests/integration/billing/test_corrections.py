@@ -66,6 +66,17 @@ def test_a_refund_with_the_same_reference_is_posted_once(engine: Engine, ledger:
     assert balances(engine, "w") == {"w": TEN_USD}
 
 
+def test_all_that_is_left_under_the_reference_of_a_part_is_a_conflict_and_a_retry_of_all_is_not(
+    ledger: Ledger, refund: Refund
+) -> None:
+    ledger.credit(refund(10, "part"))
+    with pytest.raises(Conflict):
+        ledger.credit(refund(None, "part"))
+    rest = ledger.credit(refund(None, "rest"))
+    assert rest["amount_pico"] == COST_PICO - 10
+    assert ledger.credit(refund(None, "rest")) == ledger.credit(refund(COST_PICO - 10, "rest")) == rest
+
+
 def test_a_payment_is_taken_back_by_the_other_sign(engine: Engine, ledger: Ledger, refund: Refund) -> None:
     payment = next(entry for entry in books(engine)["ledger_entry"] if entry["reference"])
     entry = ledger.credit(refund(TEN_USD, reverses=payment["entry_id"], reason="chargeback"))
