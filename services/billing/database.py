@@ -136,16 +136,6 @@ def is_locked(error: OperationalError) -> bool:
     return isinstance(error.orig, psycopg.errors.LockNotAvailable)
 
 
-def unreadable(error: Exception) -> bool:
-    """Whether it is about a value that stands in the database, where nobody honest can have put it.
-
-    Rows that are left out of the query can then still be read.
-    """
-    if isinstance(error, OperationalError):  # SQLite's driver says so of bytes that are no text, and of much else
-        return "decode to UTF-8" in str(error.orig)
-    return isinstance(error, ValueError | DataError)
-
-
 class Waited:
     """One writer's wait for its locks: who had them when it looked, and since when they have been taking in nothing."""
 

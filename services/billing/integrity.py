@@ -16,7 +16,7 @@ from typing import NamedTuple
 from sqlalchemy import BigInteger, Connection, Text, cast, select
 from sqlalchemy.exc import DBAPIError
 
-from services.billing.database import unreadable
+from services.billing.errors import unreadable
 from services.billing.invariants import Finding
 from services.billing.leaves import Kind, LeafError, leaf
 from services.billing.merkle import HASH_BYTES, Frontier, leaf_hash, nodes_before, split

@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Text, case, cast, func, literal, or_, select, type_coerce
 
+from services.billing.columns import MOMENT_GLOB, Balance
 from services.billing.records import RATES
 from services.billing.reports import Report, ReportError
 from services.billing.skus import same_name
-from services.billing.tables import MOMENT_GLOB, Balance, usage_record
+from services.billing.tables import usage_record
 from shared import catalog
 from shared.money import usd
 

@@ -11,7 +11,7 @@ from typing import Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from services.billing.database import unreadable
+from services.billing.errors import unreadable
 from services.billing.integrity import Progress, Published, tree_findings
 from services.billing.invariants import QUERIES, Finding, violations
 from services.billing.scan import sizes
