@@ -15,6 +15,7 @@ import structlog
 
 from services.edge.billing import Billing
 from services.edge.leases import Hold, Purse, Wanted
+from services.edge.purses import Purses
 from shared.changes import AccountChanged
 from shared.errors import BillingUnavailable, InsufficientCredit, SpendLimitExceeded
 from shared.ids import new_id
@@ -23,12 +24,10 @@ from shared.leases import MAX_ASKS, MAX_PENDING, TTL_S, Ask, Asks
 log = structlog.get_logger()
 
 REPORT_S = 10.0  # how often billing hears how far each lease is
-IDLE_S = 60.0  # after so long without use, all of a workspace's leases are given back
 PATIENCE_S = 1.0  # how long a request waits for what other edges have left over
 AWAY_PATIENCE_S = 5.0  # for billing, which restarts in two or three; no client waits much longer to be refused
 RETRY_S = (0.02, 0.2)  # the first and the longest pause meanwhile: about what a recall takes over the broker
 AWAY_S = 0.5  # between calls while billing is away and nobody waits
-MOST_KEYS = 1_000  # under one lease: some 300 KB where they have limits of their own; then another lease is begun
 PENDING_S = 3600.0  # as billing's grace: by then the usage that a worker spooled while the broker was away has come
 
 
@@ -44,12 +43,11 @@ class _Waiter:
 
 
 class Credit:
-    """All purses of this edge."""
+    """What this edge was lent, and the requests that it lets in for it."""
 
     def __init__(self, billing: Billing) -> None:
         self._billing, self._edge = billing, new_id()
-        self._purses: dict[str, Purse] = {}
-        self._leaving: list[Purse] = []
+        self._purses = Purses()
         self._waiters: list[_Waiter] = []
         self._pending: dict[str, tuple[Hold, float]] = {}  # and since when
         self._due: set[str] = set()
@@ -58,11 +56,10 @@ class Credit:
         self._task = asyncio.create_task(self._run())
 
     async def admit(self, wanted: Wanted) -> Hold:
-        """A hold on what the request may cost; does not wait where a lease covers it.
-
-        Raises InsufficientCredit, SpendLimitExceeded, BillingUnavailable.
+        """A hold on what the request may cost; does not wait where a lease covers it. Raises InsufficientCredit,
+        SpendLimitExceeded, BillingUnavailable.
         """
-        purse = self._purse(wanted)
+        purse = self._purses.of(wanted, monotonic())
         hold = self._taken(purse, wanted)
         if hold is None:
             return await self._waited(wanted)
@@ -72,45 +69,45 @@ class Credit:
 
     def settle(self, hold: Hold, cost_pico: int | None) -> None:
         """The request is over. None: only its worker knows what it cost, and billing will."""
-        purse = hold.purse
         if cost_pico is None:
             self._pending[hold.request_id] = hold, monotonic()
             return
+        purse = hold.purse
         hold.settle(cost_pico)
-        if purse.is_idle and any(lease.is_scarce for lease in purse.leases(hold.key_id)):
+        if purse.outdated:
+            self._return(purse)
+        elif purse.is_idle and any(lease.is_scarce for lease in purse.leases(hold.key_id)):
             self._give_back(purse)
 
+    def began(self) -> None:
+        """Changes are announced from now on; some may have been missed."""
+        self._purses.outdate(*self._purses.current)
+        self._wake.set()
+
     def changed(self, change: AccountChanged) -> None:
-        """Give back what is left: others need it, or it may be more than is now allowed."""
-        if purse := self._purses.get(change.workspace_id):
+        """Begin anew: what was lent before may be more than is now allowed. After a recall, give back what is left."""
+        if change.reason == "account":
+            self._purses.outdate(change.workspace_id)
+            self._wake.set()
+        elif purse := self._purses.current.get(change.workspace_id):
             self._give_back(purse)
 
     async def close(self) -> None:
         """Give everything back."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        for workspace_id in tuple(self._purses):
-            self._leave(workspace_id)
+        for workspace_id in tuple(self._purses.current):
+            self._purses.leave(workspace_id)
         self._reported_at = -REPORT_S
         try:
             await self._round()
         except BillingUnavailable:
-            log.warning("leases_not_given_back", count=len(self._leaving))
-
-    def _purse(self, wanted: Wanted) -> Purse:
-        name = wanted.workspace_id
-        purse = self._purses.get(name)
-        if purse is None or not purse.expect(wanted):
-            if purse is not None:
-                self._leave(name)
-            purse = self._purses[name] = Purse(name, used_at=monotonic())
-            purse.expect(wanted)
-        return purse
+            log.warning("leases_not_given_back", count=len(self._purses.left))
 
     async def _waited(self, wanted: Wanted) -> Hold:
         begun, pause, less = monotonic(), RETRY_S[0], False
         while True:
-            purse = self._purse(wanted)
+            purse = self._purses.of(wanted, monotonic())
             away: BillingUnavailable | None = None
             try:
                 await self._answered(_Waiter(purse, wanted.limited_key_id, wanted.amount_pico, less))
@@ -118,14 +115,14 @@ class Credit:
                 away = error
             if hold := self._taken(purse, wanted, last=less or (away is not None and not wanted.strict)):
                 return hold
-            if away:
+            if away is not None:
                 if monotonic() - begun >= AWAY_PATIENCE_S:
                     raise away
                 await asyncio.sleep(RETRY_S[1])  # until it is back, or others' requests cost less than they held
                 continue
             short = purse.short(wanted.limited_key_id, 1 if less else wanted.amount_pico)
-            if short is None and not purse.is_closed:  # another request was first; one of the next calls is ours
-                continue
+            if purse.outdated or (short is None and not purse.is_closed):
+                continue  # in the purse that was begun since; or another request was first, and a next call is ours
             if (short is None or short.is_recalled) and monotonic() - begun < PATIENCE_S:
                 self._give_back(purse, even_wanted=True)  # two edges that both kept a part would both go without
                 await asyncio.sleep(pause)
@@ -151,6 +148,11 @@ class Credit:
         finally:
             purse.waiting -= 1
 
+    def _return(self, purse: Purse) -> None:
+        """What an outdated purse has left is for the one that was begun since, and for others."""
+        purse.give_back()
+        self._wake.set()
+
     def _ask_soon(self, purse: Purse) -> None:
         self._due.add(purse.workspace_id)
         self._wake.set()
@@ -159,12 +161,6 @@ class Credit:
         if even_wanted or not any(waiter.purse is purse for waiter in self._waiters):
             purse.give_back()
             self._ask_soon(purse)
-
-    def _leave(self, workspace_id: str) -> None:
-        """Spend nothing more of a purse; it is closed as soon as what it holds is settled."""
-        purse = self._purses.pop(workspace_id)
-        purse.give_back()
-        self._leaving.append(purse)
 
     async def _run(self) -> None:
         while True:
@@ -189,14 +185,12 @@ class Credit:
         try:
             for begin in range(0, len(asks) or bool(pending), MAX_ASKS):
                 await self._call(asks[begin : begin + MAX_ASKS], pending if begin == 0 else [])
-            closed = {purse for purse, ask in asks if ask.final}  # all of its leases, in however many calls
-            self._leaving = [purse for purse in self._leaving if purse not in closed]
+            self._purses.forget({purse for purse, ask in asks if ask.final})  # in however many calls
         except Exception as error:
+            away = error if isinstance(error, BillingUnavailable) else BillingUnavailable()
             for waiter in waiters:
                 if not waiter.answered.done():
-                    waiter.answered.set_exception(
-                        error if isinstance(error, BillingUnavailable) else BillingUnavailable()
-                    )
+                    waiter.answered.set_exception(away)
             raise
         for waiter in waiters:
             if not waiter.answered.done():
@@ -210,16 +204,17 @@ class Credit:
         if reporting:
             self._reported_at = now
             self._tick(now)
+        current = self._purses.current
         waiting = {waiter.purse.lease_id: waiter.purse for waiter in waiters}
-        told = {self._purses[name].lease_id: self._purses[name] for name in due if name in self._purses}
-        everyone = {purse.lease_id: purse for purse in self._purses.values()} if reporting else {}
-        leaving = {purse.lease_id: purse for purse in self._leaving}  # first: what they give back may be what is needed
-        for purse in (leaving | waiting | told | everyone).values():
-            ours = [waiter for waiter in waiters if waiter.purse is purse]
+        told = {current[name].lease_id: current[name] for name in due & current.keys()}
+        everyone = {purse.lease_id: purse for purse in current.values()} if reporting else {}
+        left = {purse.lease_id: purse for purse in self._purses.left}  # first: what they give back may be needed
+        for purse in (left | waiting | told | everyone).values():
+            ours = [waiter for waiter in waiters if waiter.purse is purse and not purse.outdated]
             yield from self._asks_of(purse, ours, now + TTL_S / 2 if reporting else 0.0)
 
     def _asks_of(self, purse: Purse, waiters: list[_Waiter], renew_before: float) -> Iterator[tuple[Purse, Ask]]:
-        final = purse.is_idle and purse in self._leaving
+        final = purse.is_idle and purse in self._purses.left
         for key_id, lease in purse.all.items():
             ours = [waiter for waiter in waiters if key_id in {None, waiter.key_id}]
             if ours or final or lease.valid_until < renew_before or lease.has_news or lease.is_low:
@@ -239,21 +234,17 @@ class Credit:
         answers = await self._billing.leases(Asks(edge=self._edge, asks=[ask for _, ask in asked], pending=pending))
         for (purse, ask), lent in zip(asked, answers.lent, strict=True):
             purse.all[ask.key_id].answered(ask, lent, asked_at)
-            if lent.closed and self._purses.get(purse.workspace_id) is purse:
-                self._leave(purse.workspace_id)  # billing may still have other leases of it
+            if lent.closed and self._purses.current.get(purse.workspace_id) is purse:
+                self._purses.leave(purse.workspace_id)  # billing may still have other leases of it
+            if purse.outdated and purse.all[ask.key_id].left_pico > 0:  # lent before the change
+                self._return(purse)
         for request_id, cost_pico in answers.settled.items():
-            self._pending.pop(request_id)[0].settle(cost_pico)
+            self.settle(self._pending.pop(request_id)[0], cost_pico)
 
     def _tick(self, now: float) -> None:
         """What is done every ten seconds."""
-        for purse in (*self._purses.values(), *self._leaving):
-            for lease in purse.all.values():
-                lease.tick()
+        self._purses.tick(now)
         for request_id, (hold, since) in tuple(self._pending.items()):
             if now - since > PENDING_S:
                 del self._pending[request_id]
-                hold.settle(0)
-        for name, purse in tuple(self._purses.items()):
-            unused = purse.is_idle and now - purse.used_at > IDLE_S
-            if unused or len(purse.limited) + len(purse.unlimited) > MOST_KEYS:
-                self._leave(name)
+                self.settle(hold, 0)

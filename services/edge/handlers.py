@@ -149,6 +149,7 @@ class Edge:
     def began(self) -> None:
         """Changes of accounts are announced from now on; called by the bus, as the two below are."""
         self.accounts.began()
+        self.credit.began()
 
     def ended(self) -> None:
         """Changes may be missed."""

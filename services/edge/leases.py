@@ -148,6 +148,7 @@ class Purse:
     unlimited: set[str] = field(default_factory=set)
     waiting: int = 0  # requests that take their hold when billing has answered
     used_at: float = 0.0
+    outdated: bool = False  # the account has changed since: nothing more is spent of it, whatever it was lent
 
     def expect(self, wanted: Wanted) -> bool:
         """Whether this request may be paid from it: under one lease a key has a limit throughout, or never."""
@@ -188,13 +189,13 @@ class Purse:
 
     def take(self, request_id: str, key_id: str | None, amount_pico: int, now: float) -> Hold | None:
         """A hold, where there is enough for all of it."""
-        if not all(lease.covers(amount_pico, now) for lease in self.leases(key_id)):
+        if not self._covers(key_id, amount_pico, now):
             return None
         return self._hold(request_id, key_id, amount_pico, now)
 
     def take_last(self, request_id: str, key_id: str | None, amount_pico: int, now: float) -> Hold | None:
         """A hold as long as there is anything: what a workspace that is not strict may pass its credit by."""
-        if not all(lease.covers(1, now) for lease in self.leases(key_id)):
+        if not self._covers(key_id, 1, now):
             return None
         return self._hold(request_id, key_id, amount_pico, now)
 
@@ -222,6 +223,9 @@ class Purse:
             needed_pico=gone + needed_pico if needed_pico else 0,
             **how,
         )
+
+    def _covers(self, key_id: str | None, amount_pico: int, now: float) -> bool:
+        return not self.outdated and all(lease.covers(amount_pico, now) for lease in self.leases(key_id))
 
     def _hold(self, request_id: str, key_id: str | None, amount_pico: int, now: float) -> Hold:
         for lease in self.leases(key_id):

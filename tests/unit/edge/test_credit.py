@@ -12,6 +12,7 @@ import pytest
 
 from services.billing.lending import GRACE
 from services.edge import credit as module
+from services.edge import purses
 from services.edge.billing import Billing
 from services.edge.credit import Credit
 from services.edge.leases import Hold, Wanted
@@ -252,7 +253,7 @@ async def test_an_idle_workspaces_credit_is_given_back(monkeypatch: pytest.Monke
     async with lending(100 * FLOOR_PICO) as lender:
         (edge,) = lender.edges
         await spend(lender, edge, wanted(7), 7)
-        monkeypatch.setattr(module, "IDLE_S", 0.0)
+        monkeypatch.setattr(purses, "IDLE_S", 0.0)
         await until(lambda: lender.asks[-1].final, "the lease is closed")
         assert lender.bank.pot("").available_pico == lender.bank.balance_pico
         assert await refused(edge, wanted(7)) is None, "and another one begins"
@@ -339,7 +340,7 @@ async def test_the_lease_of_a_key_that_is_rarely_used_is_renewed_while_others_ar
         for _ in range(12):
             await spend(lender, edge, wanted(2), 1)
             await report(lender, edge, clock)
-        lease = edge._purses[WORKSPACE].limited[KEY]
+        lease = edge._purses.current[WORKSPACE].limited[KEY]
         assert clock.now < lease.valid_until
 
 
@@ -347,11 +348,11 @@ async def test_credit_is_given_back_when_billing_gave_up_the_lease_of_a_key(cloc
     async with lending(10**6 * FLOOR_PICO) as lender:
         (edge,), bank = lender.edges, lender.bank
         await spend(lender, edge, wanted(FLOOR_PICO, key_id=KEY), 7)
-        lease_id = edge._purses[WORKSPACE].lease_id
+        lease_id = edge._purses.current[WORKSPACE].lease_id
         del bank.loans[lease_id, KEY]
         clock.now += 61
         await spend(lender, edge, wanted(FLOOR_PICO, key_id=KEY), 7)
-        assert edge._purses[WORKSPACE].lease_id != lease_id, "another one begins"
+        assert edge._purses.current[WORKSPACE].lease_id != lease_id, "another one begins"
     assert bank.pot("").available_pico == bank.balance_pico
 
 
@@ -370,7 +371,7 @@ async def test_leases_of_more_keys_than_fit_in_one_call_are_all_closed(monkeypat
             return await plain(asks)
 
         monkeypatch.setattr(lender, "leases", once)
-        monkeypatch.setattr(module, "IDLE_S", -1.0)
+        monkeypatch.setattr(purses, "IDLE_S", -1.0)
         monkeypatch.setattr(module, "AWAY_S", 0.0)
         monkeypatch.setattr(module, "REPORT_S", 0.02)
         lender.edges[0]._wake.set()
@@ -494,13 +495,132 @@ async def test_what_another_lease_leaves_is_there_for_the_one_that_begins() -> N
 
 
 async def test_a_lease_is_replaced_before_it_knows_too_many_keys(clock: Time, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_KEYS", 1)
+    monkeypatch.setattr(purses, "MOST_KEYS", 1)
     async with lending(100 * FLOOR_PICO) as lender:
         (edge,) = lender.edges
         await spend(lender, edge, wanted(7), 7)
-        first = edge._purses[WORKSPACE].lease_id
+        first = edge._purses.current[WORKSPACE].lease_id
         await spend(lender, edge, of_key(7, limited=False), 7)
         await report(lender, edge, clock)
         hold = await edge.admit(wanted(7))
         assert hold.purse.lease_id != first
         edge.settle(hold, 0)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """While it is closed, answers are held up that billing has given."""
+    gate, plain = asyncio.Event(), Lender.leases
+    gate.set()
+
+    async def held_up(lender: Lender, asks: Asks) -> Answers:
+        answers = await plain(lender, asks)
+        await gate.wait()
+        return answers
+
+    monkeypatch.setattr(Lender, "leases", held_up)
+    return gate
+
+
+async def begun(edge: Credit, want: Wanted) -> asyncio.Task[Hold]:
+    """A request that waits for billing."""
+    task = asyncio.create_task(edge.admit(want))
+    for _ in range(8):
+        await asyncio.sleep(0)
+    assert not task.done()
+    return task
+
+
+async def admitted(lender: Lender, edge: Credit, key_id: str | None) -> int:
+    """How many small requests are let in, one after another, until one is refused."""
+    count = 0
+    with contextlib.suppress(InsufficientCredit, SpendLimitExceeded):
+        while count < 100:
+            await spend(lender, edge, wanted(FLOOR_PICO // 10, key_id=key_id), FLOOR_PICO // 10)
+            count += 1
+    return count
+
+
+async def test_nothing_lent_before_a_limit_was_lowered_is_spent_while_other_requests_wait(
+    gate: asyncio.Event,
+) -> None:
+    async with lending(10**6 * FLOOR_PICO, 10**6 * FLOOR_PICO) as lender:
+        (edge,) = lender.edges
+        await spend(lender, edge, wanted(10 * FLOOR_PICO, key_id=KEY), 7)
+        gate.clear()
+        others = [await begun(edge, wanted(amount * FLOOR_PICO)) for amount in (50, 60)]
+        lender.bank.limit_pico = 0
+        edge.changed(AccountChanged(workspace_id=WORKSPACE, key_id=KEY))
+        gate.set()
+        holds = [await other for other in others]
+        assert await admitted(lender, edge, KEY) == 0
+        assert await admitted(lender, edge, None) == 100, "keys without a limit go on"
+        for hold in holds:
+            edge.settle(hold, 0)
+    assert lender.bank.pot("").available_pico == lender.bank.balance_pico
+
+
+@pytest.mark.parametrize("key_id", [None, KEY], ids=["credit", "limit"])
+async def test_an_answer_that_was_given_before_a_change_lets_nobody_in_after_it(
+    key_id: str | None, gate: asyncio.Event
+) -> None:
+    async with lending(10**6 * FLOOR_PICO, 10**6 * FLOOR_PICO) as lender:
+        (edge,), bank = lender.edges, lender.bank
+        await spend(lender, edge, wanted(FLOOR_PICO, key_id=key_id), 7)
+        gate.clear()
+        waiting = await begun(edge, wanted(50 * FLOOR_PICO, key_id=key_id))
+        bank.limit_pico, bank.balance_pico = (bank.limit_pico, 0) if key_id is None else (0, bank.balance_pico)
+        edge.changed(AccountChanged(workspace_id=WORKSPACE, key_id=key_id))
+        gate.set()
+        with pytest.raises(InsufficientCredit if key_id is None else SpendLimitExceeded):
+            await waiting
+        assert await admitted(lender, edge, key_id) == 0
+        left = bank.limit_pico - bank.spent_pico if key_id else bank.balance_pico
+        await until(lambda: bank.pot(key_id or "").available_pico == left, "it has gone back")
+
+
+async def test_what_a_request_held_too_much_goes_back_when_the_account_has_changed_since() -> None:
+    async with lending(10 * FLOOR_PICO, 10 * FLOOR_PICO) as lender:
+        (edge,), bank = lender.edges, lender.bank
+        long, short = [await edge.admit(wanted(4 * FLOOR_PICO, key_id=KEY)) for _ in range(2)]
+        bank.limit_pico = FLOOR_PICO
+        edge.changed(AccountChanged(workspace_id=WORKSPACE, key_id=KEY))
+        edge.settle(short, 0)
+        assert await admitted(lender, edge, KEY) == 0
+        await until(lambda: bank.pot(KEY).available_pico == -3 * FLOOR_PICO, "all but the hold that is left is back")
+        edge.settle(long, 0)
+        await until(lambda: bank.pot(KEY).available_pico == FLOOR_PICO, "and then that")
+        assert await admitted(lender, edge, KEY) == 10, "the new limit is there, whole"
+
+
+async def test_a_request_that_waits_over_a_change_is_not_refused_what_the_old_lease_gives_back(
+    gate: asyncio.Event,
+) -> None:
+    async with lending(10 * FLOOR_PICO) as lender:
+        (edge,) = lender.edges
+        await spend(lender, edge, wanted(FLOOR_PICO, strict=True), 0)
+        gate.clear()
+        waiting = await begun(edge, wanted(10 * FLOOR_PICO, strict=True))
+        edge.changed(AccountChanged(workspace_id=WORKSPACE))
+        gate.set()
+        edge.settle(await waiting, 0)
+
+
+async def test_what_was_used_of_a_lease_is_told_also_after_a_change() -> None:
+    async with lending(10 * FLOOR_PICO) as lender:
+        (edge,) = lender.edges
+        hold = await edge.admit(wanted(FLOOR_PICO))
+        edge.changed(AccountChanged(workspace_id=WORKSPACE))
+        edge.settle(hold, 7)
+        loans = lender.bank.loans
+        await until(lambda: loans[hold.purse.lease_id, ""].closed, "it is closed")
+        assert loans[hold.purse.lease_id, ""].used_pico == 7
+
+
+async def test_changes_that_were_missed_are_made_up_for_when_they_can_be_heard_again() -> None:
+    async with lending(10 * FLOOR_PICO, 10 * FLOOR_PICO) as lender:
+        (edge,) = lender.edges
+        await spend(lender, edge, wanted(FLOOR_PICO, key_id=KEY), 7)
+        lender.bank.limit_pico = 0
+        edge.began()
+        assert await admitted(lender, edge, KEY) == 0

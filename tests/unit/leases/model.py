@@ -54,6 +54,8 @@ class Bank:
                 return Lent(granted_pico=0, closed=True)
             loan = Loan(*name, edge, WORKSPACE, self.now)
         loan = self.loans[name] = loan.told(ask, self.now)
+        if ask.wanted_pico <= loan.granted_pico:
+            return Lent(granted_pico=loan.granted_pico, closed=loan.closed and not ask.final)
         pot = self.pot(name[1])
         loan = self.loans[name] = replace(loan, granted_pico=loan.granted_pico + more_pico(loan, ask, pot, self.now))
         short = loan.granted_pico < ask.needed_pico
@@ -86,10 +88,11 @@ class Bank:
 
 @dataclass
 class Edge:
-    """One edge: its purse, and the requests under way."""
+    """One edge: its purse, those that a change of the limit has made it leave, and the requests under way."""
 
     name: str
     purse: Purse = field(default_factory=lambda: Purse(WORKSPACE))
+    left: list[Purse] = field(default_factory=list)
     running: list[Hold] = field(default_factory=list)
 
 
@@ -101,6 +104,8 @@ class World:
         self.bank = Bank(100 * CENT, self.random.choice((80, 200)) * CENT, self)
         self.edges = [Edge(f"edge-{number}") for number in range(edges)]
         self.largest_pico = 0
+        self.let_in_pico = 0  # what all requests cost, or may
+        self.most_pico = self.bank.limit_pico  # that the key may come to: its limit, or what was let in before it sank
         self.dead: list[Edge] = []
         self._events: list[tuple[float, int, Callable[[], Any]]] = []
         self._count = 0
@@ -125,8 +130,8 @@ class World:
             return
         edge = self.random.choice(self.edges)
         what = self.random.choices(
-            (self.request, self.finish, self.tell, self.recall, self.tick, self.die, self.leave),
-            (60, 30, 10, 5, 5, 1, 0.5),
+            (self.request, self.finish, self.tell, self.recall, self.tick, self.die, self.leave, self.lower),
+            (60, 30, 10, 5, 5, 1, 0.5, 0.5),
         )[0]
         what(edge)
 
@@ -140,6 +145,7 @@ class World:
             self.ask(edge, amount_pico, less_will_do=not self.strict and self.random.random() < 0.5)
         else:
             self.largest_pico = max(self.largest_pico, amount_pico)
+            self.let_in_pico += amount_pico
             edge.running.append(hold)
 
     def finish(self, edge: Edge) -> None:
@@ -149,19 +155,28 @@ class World:
         hold = edge.running.pop(self.random.randrange(len(edge.running)))
         cost_pico = self._publish(hold)
         if self.random.random() < 0.9:
-            hold.settle(cost_pico)
+            self._settle(hold, cost_pico)
         else:  # only billing can tell it
-            self.later(1500.0, lambda: hold.settle(cost_pico))
+            self.later(1500.0, lambda: self._settle(hold, cost_pico))
+
+    def _settle(self, hold: Hold, cost_pico: int) -> None:
+        hold.settle(cost_pico)
+        if hold.purse.outdated:
+            hold.purse.give_back()
 
     def _publish(self, hold: Hold) -> int:
         cost_pico = self.random.choice((hold.amount_pico, hold.amount_pico, hold.amount_pico // 3, 0))
+        self.let_in_pico += cost_pico - hold.amount_pico
         wait_s = self.random.choice((0.01, 1.0, 30.0, 1200.0))  # the last: spooled while the broker was away
         self.later(wait_s, lambda: self.bank.book(hold.purse.lease_id, cost_pico))
         return cost_pico
 
     def ask(self, edge: Edge, amount_pico: int = 0, **how: bool) -> None:
+        self._ask_for(edge, edge.purse, amount_pico, **how)
+
+    def _ask_for(self, edge: Edge, purse: Purse, amount_pico: int = 0, **how: bool) -> None:
         """Both leases in one call, which may be lost, late or doubled, as may its answer."""
-        purse, asked_at = edge.purse, self.now
+        asked_at = self.now
         asks = [purse.ask(key_id, amount_pico, amount_pico, **how) for key_id in (None, KEY) if purse.leases(KEY)]
 
         def arrive() -> None:
@@ -172,6 +187,8 @@ class World:
         def hear(lent: list[Lent]) -> None:
             for ask, answer in zip(asks, lent, strict=True):
                 purse.all[ask.key_id].answered(ask, answer, asked_at)
+            if purse.outdated:
+                purse.give_back()
             if purse.is_closed and edge.purse is purse:
                 edge.purse = Purse(WORKSPACE)
 
@@ -180,6 +197,19 @@ class World:
 
     def tell(self, edge: Edge) -> None:
         self.ask(edge)
+        for purse in edge.left:
+            self._ask_for(edge, purse, final=purse.is_idle)
+
+    def lower(self, _: Edge) -> None:
+        """The key's limit sinks, to less than was spent at times, and all edges hear of it."""
+        bank = self.bank
+        bank.limit_pico = self.random.randint(0, bank.limit_pico)
+        self.most_pico = max(bank.limit_pico, self.let_in_pico)
+        for edge in self.edges:
+            edge.purse.give_back()
+            edge.purse.outdated = True
+            edge.left.append(edge.purse)
+            edge.purse = Purse(WORKSPACE)
 
     def recall(self, edge: Edge) -> None:
         edge.purse.give_back()
