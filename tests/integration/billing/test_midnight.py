@@ -14,6 +14,7 @@ from services.billing.leases import Leases
 from services.billing.ledger import Credit as TopUp
 from services.billing.ledger import Ledger
 from services.billing.tables import key_spend
+from services.edge import credit
 from services.edge.billing import Billing
 from services.edge.credit import Credit
 from services.edge.leases import Wanted
@@ -60,8 +61,9 @@ class Day:
 
 
 @pytest.fixture
-async def day(engine: Engine, ledger: Ledger, clock: Clock) -> AsyncIterator[Day]:
-    """Ten seconds to midnight, and a key that may spend forty requests a day."""
+async def day(engine: Engine, ledger: Ledger, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Day]:
+    """Ten seconds to midnight, and a key that may spend forty requests a day. No machine is too slow for recalls."""
+    monkeypatch.setattr(credit, "PATIENCE_S", 30.0)
     ledger.credit(TopUp("w", 10**12, "payment", "test"))
     limits = NewKey("w", "test", spend_limit_pico=LIMIT * COST_PICO, limit_reset="daily")
     row, _ = Accounts(engine).create_key(limits)
