@@ -47,6 +47,7 @@ class Model(BaseModel):
     family: str
     context_length: Annotated[int, Field(gt=0)]
     max_output_tokens: Annotated[int, Field(ge=0)]
+    default_output_tokens: Annotated[int, Field(gt=0)] | None = None
     capabilities: frozenset[Capability] = Field(strict=False)
     price: Price
 
@@ -62,6 +63,12 @@ class Model(BaseModel):
     def provider(self) -> str:
         """The part of the id before the slash; it alone chooses the workers."""
         return self.id.partition("/")[0]
+
+    def output_tokens(self, limit: int | None) -> int:
+        """The most that an answer can have where the request sets this limit, or none: what a worker that asks for a
+        number asks for, and what the edge holds. A model without a default of ours may go on to its cap.
+        """
+        return min(limit or self.default_output_tokens or self.max_output_tokens, self.max_output_tokens)
 
     @cached_property
     def rates(self) -> Rates:

@@ -8,27 +8,26 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from time import monotonic
 
 import structlog
 
 from services.edge.billing import Billing
 from services.edge.leases import Hold, Purse, Wanted
-from services.edge.purses import Purses
+from services.edge.purses import Pending, Purses
 from shared.changes import AccountChanged
 from shared.errors import BillingUnavailable, InsufficientCredit, SpendLimitExceeded
 from shared.ids import new_id
-from shared.leases import MAX_ASKS, MAX_PENDING, TTL_S, Ask, Asks
+from shared.leases import MAX_ASKS, TTL_S, Ask, Asks
 
 log = structlog.get_logger()
 
 REPORT_S = 10.0  # how often billing hears how far each lease is
 PATIENCE_S = 1.0  # how long a request waits for what other edges have left over
+HELD_PATIENCE_S = 5.0  # for what running requests hold: most cost far less, above all those without max_tokens
 AWAY_PATIENCE_S = 5.0  # for billing, which restarts in two or three; no client waits much longer to be refused
 RETRY_S = (0.02, 0.2)  # the first and the longest pause meanwhile: about what a recall takes over the broker
 AWAY_S = 0.5  # between calls while billing is away and nobody waits
-PENDING_S = 3600.0  # as billing's grace: by then the usage that a worker spooled while the broker was away has come
 
 
 @dataclass(eq=False, slots=True)
@@ -49,7 +48,7 @@ class Credit:
         self._billing, self._edge = billing, new_id()
         self._purses = Purses()
         self._waiters: list[_Waiter] = []
-        self._pending: dict[str, tuple[Hold, float]] = {}  # and since when
+        self._pending = Pending()
         self._due: set[str] = set()
         self._wake = asyncio.Event()
         self._reported_at = monotonic()
@@ -70,8 +69,12 @@ class Credit:
     def settle(self, hold: Hold, cost_pico: int | None) -> None:
         """The request is over. None: only its worker knows what it cost, and billing will."""
         if cost_pico is None:
-            self._pending[hold.request_id] = hold, monotonic()
-            return
+            self._pending.add(hold, monotonic())
+        else:
+            self._settle(hold, cost_pico)
+        hold.purse.running -= 1
+
+    def _settle(self, hold: Hold, cost_pico: int) -> None:
         purse = hold.purse
         hold.settle(cost_pico)
         if purse.outdated:
@@ -127,10 +130,12 @@ class Credit:
                 self._give_back(purse, even_wanted=True)  # two edges that both kept a part would both go without
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, RETRY_S[1])
-            elif less or wanted.strict:
-                raise InsufficientCredit if short in {None, purse.credit} else SpendLimitExceeded
-            else:
+            elif not less and not wanted.strict:
                 less = True
+            elif purse.may_have(short, 1 if less else wanted.amount_pico) and monotonic() - begun < HELD_PATIENCE_S:
+                await asyncio.sleep(RETRY_S[1])
+            else:
+                raise InsufficientCredit if short in {None, purse.credit} else SpendLimitExceeded
 
     def _taken(self, purse: Purse, wanted: Wanted, *, last: bool = False) -> Hold | None:
         take = purse.take_last if last else purse.take
@@ -181,7 +186,7 @@ class Credit:
         """One call, or as many as it takes to tell everything. Raises BillingUnavailable, also to those who wait."""
         waiters, self._waiters = self._waiters, []
         asks = list(self._asks(waiters))
-        pending = self._next_pending()
+        pending = self._pending.next()
         try:
             for begin in range(0, len(asks) or bool(pending), MAX_ASKS):
                 await self._call(asks[begin : begin + MAX_ASKS], pending if begin == 0 else [])
@@ -222,13 +227,6 @@ class Credit:
                 less = any(waiter.less_will_do for waiter in ours)
                 yield purse, purse.ask(key_id, sum(amounts), min(amounts), less_will_do=less, final=final)
 
-    def _next_pending(self) -> list[str]:
-        """Those that were not asked about for longest: each has its turn, however many do not come."""
-        names = list(islice(self._pending, MAX_PENDING))
-        for name in names:
-            self._pending[name] = self._pending.pop(name)
-        return names
-
     async def _call(self, asked: list[tuple[Purse, Ask]], pending: list[str]) -> None:
         asked_at = monotonic()
         answers = await self._billing.leases(Asks(edge=self._edge, asks=[ask for _, ask in asked], pending=pending))
@@ -239,12 +237,10 @@ class Credit:
             if purse.outdated and purse.all[ask.key_id].left_pico > 0:  # lent before the change
                 self._return(purse)
         for request_id, cost_pico in answers.settled.items():
-            self.settle(self._pending.pop(request_id)[0], cost_pico)
+            self._settle(self._pending.pop(request_id), cost_pico)
 
     def _tick(self, now: float) -> None:
         """What is done every ten seconds."""
         self._purses.tick(now)
-        for request_id, (hold, since) in tuple(self._pending.items()):
-            if now - since > PENDING_S:
-                del self._pending[request_id]
-                self.settle(hold, 0)
+        for hold in self._pending.expired(now):
+            self._settle(hold, 0)

@@ -1,7 +1,8 @@
 """What a request may cost, before anybody knows: bytes and limits times the catalog's rates, in pico-dollars.
 
-The usual estimate counts what comes in at four bytes a token, and what goes out at the request's limit. The strict one
-is a bound: no token has less than a byte, no rate is dearer, no answer longer than the model's cap.
+What goes out is counted at the most that the answer can have: the request's limit, else the default that the worker
+sends, else the model's cap. Less would not bound what many requests at once can overspend. What comes in is counted at
+four bytes a token; the strict estimate is a bound there, too: no token has less than a byte, and no rate is dearer.
 """
 
 from shared.catalog import Model
@@ -10,7 +11,6 @@ from shared.money import Rates
 from shared.openai import ChatRequest
 
 BYTES_PER_TOKEN = 4  # the usual rule of thumb
-DEFAULT_OUTPUT_TOKENS = 4_096  # where a request sets no limit: few answers are longer, and 10 USD hold many
 IMAGE_TOKENS = 1_600  # of a large picture: Anthropic's most on all but its newest models, some six tiles of Google's
 MOST_IMAGE_TOKENS = 5_000  # a picture in the highest resolution that any model takes (4,784 on Claude Opus 4.7)
 MOST_ADDED_TOKENS = 2_000  # what providers add unseen: prompts for tools and schemas (some 500), marks around messages
@@ -20,12 +20,12 @@ def chat_pico(request: ChatRequest, model: Model, size_bytes: int, *, strict: bo
     """What a chat request of this size may cost."""
     images = [part for message in request.messages for part in _parts(message) if isinstance(part, ImagePart)]
     text_bytes = max(0, size_bytes - sum(len(image.image_url.url) for image in images))
-    cap = model.max_output_tokens
+    output_pico = model.output_tokens(request.output_limit) * model.rates.output
     if strict:
         tokens = text_bytes + MOST_ADDED_TOKENS + MOST_IMAGE_TOKENS * len(images)
-        return tokens * _dearest(model.rates) + min(request.output_limit or cap, cap) * model.rates.output
+        return tokens * _dearest(model.rates) + output_pico
     tokens = -(-text_bytes // BYTES_PER_TOKEN) + IMAGE_TOKENS * len(images)
-    return tokens * model.rates.input + min(request.output_limit or DEFAULT_OUTPUT_TOKENS, cap) * model.rates.output
+    return tokens * model.rates.input + output_pico
 
 
 def embeddings_pico(model: Model, size_bytes: int, *, strict: bool) -> int:

@@ -147,6 +147,7 @@ class Purse:
     limited: dict[str, Lease] = field(default_factory=dict)
     unlimited: set[str] = field(default_factory=set)
     waiting: int = 0  # requests that take their hold when billing has answered
+    running: int = 0  # requests that hold something and will tell what they cost
     used_at: float = 0.0
     outdated: bool = False  # the account has changed since: nothing more is spent of it, whatever it was lent
 
@@ -203,6 +204,10 @@ class Purse:
         """The first lease without that much, of which billing said that there is no more."""
         return next((one for one in self.leases(key_id) if one.is_short and one.left_pico < amount_pico), None)
 
+    def may_have(self, lease: Lease | None, amount_pico: int) -> bool:
+        """Whether there would be that much, if the requests that run now cost nothing."""
+        return bool(self.running) and lease is not None and lease.left_pico + lease.held_pico >= amount_pico
+
     def give_back(self) -> None:
         """Return what is left of everything."""
         for lease in self.all.values():
@@ -231,4 +236,5 @@ class Purse:
         for lease in self.leases(key_id):
             lease.hold(amount_pico)
         self.used_at = now
+        self.running += 1
         return Hold(self, request_id, key_id, amount_pico)

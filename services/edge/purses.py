@@ -1,9 +1,16 @@
-"""The purses of an edge: the one that a workspace's requests are paid from, and those that are on their way back."""
+"""The purses of an edge: the one that a workspace's requests are paid from, and those that are on their way back.
 
-from services.edge.leases import Purse, Wanted
+And what is still held for requests whose end it did not see: their workers know what they cost, and billing will.
+"""
+
+from itertools import islice
+
+from services.edge.leases import Hold, Purse, Wanted
+from shared.leases import MAX_PENDING
 
 IDLE_S = 60.0  # after so long without use, all of a workspace's leases are given back
 MOST_KEYS = 1_000  # under one lease: some 300 KB where they have limits of their own; then another lease is begun
+PENDING_S = 3600.0  # as billing's grace: by then the usage that a worker spooled while the broker was away has come
 
 
 class Purses:
@@ -53,3 +60,29 @@ class Purses:
             unused = purse.is_idle and now - purse.used_at > IDLE_S
             if unused or len(purse.limited) + len(purse.unlimited) > MOST_KEYS:
                 self.leave(name)
+
+
+class Pending:
+    """Holds by request, and since when they wait for their cost."""
+
+    def __init__(self) -> None:
+        self._holds: dict[str, tuple[Hold, float]] = {}
+
+    def add(self, hold: Hold, now: float) -> None:
+        """The request is over."""
+        self._holds[hold.request_id] = hold, now
+
+    def pop(self, request_id: str) -> Hold:
+        """Its cost is known."""
+        return self._holds.pop(request_id)[0]
+
+    def next(self) -> list[str]:
+        """Those that were not asked about for longest: each has its turn, however many do not come."""
+        names = list(islice(self._holds, MAX_PENDING))
+        for name in names:
+            self._holds[name] = self._holds.pop(name)
+        return names
+
+    def expired(self, now: float) -> list[Hold]:
+        """Those whose cost will not come any more; they are forgotten."""
+        return [self.pop(name) for name, (_, since) in tuple(self._holds.items()) if now - since > PENDING_S]

@@ -19,13 +19,14 @@ from shared.money import PICO_PER_USD, pico_usd, usd
 from shared.openai import ChatRequest
 from tests import servers
 from tests.e2e import stacks
-from tests.e2e.raw import CHAT, CLAUDE, authorized, chat, envelope, post, send
+from tests.e2e.raw import CHAT, CLAUDE, GEMINI, authorized, chat, envelope, post, send
 from tests.e2e.stacks import ADMIN, Stack, until
 from tests.servers import Server
 
 CLIENTS, EDGES = 200, 3
 TOKENS = 2_000  # of each answer, which its limit allows and no more: 0.01 USD, so 1 USD is for 99 requests
 BODY = chat(max_tokens=TOKENS, messages=[{"role": "user", "content": f"[[tokens={TOKENS}]]"}])
+UNLIMITED = {CLAUDE: 16_000, GEMINI: 60_000}  # tokens of answers that nearly use up what they may have without a limit
 SPENT = {402: "insufficient_credit", 429: "spend_limit_exceeded"}
 WORDS = {402: "insufficient credit balance", 429: "api key spend limit exceeded"}
 
@@ -103,10 +104,12 @@ class Rush:
         )
 
 
-async def rush(stack: Stack, key: str, credit_pico: int = PICO_PER_USD, *, strict: bool = False) -> Rush:
+async def rush(
+    stack: Stack, key: str, credit_pico: int = PICO_PER_USD, *, strict: bool = False, request: Any = BODY
+) -> Rush:
     """Clients on all edges, each of which calls until it is refused."""
-    body = json.dumps(BODY).encode()
-    hold_pico = chat_pico(ChatRequest.model_validate(BODY), catalog.load()[CLAUDE], len(body), strict=strict)
+    body, model = json.dumps(request).encode(), catalog.load()[request["model"]]
+    hold_pico = chat_pico(ChatRequest.model_validate(request), model, len(body), strict=strict)
     seen, urls = Rush(credit_pico, hold_pico), [f"{edge.base_url}/chat/completions" for edge in stack.edges]
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
 
@@ -141,6 +144,20 @@ def test_many_clients_at_once_cannot_pass_a_spent_balance(edges: Stack, strict: 
     until(lambda: balance_pico(edges, name) == PICO_PER_USD - seen.spent_pico, "all is on the books")
     assert [status for _, status in seen.refusals] == [402] * CLIENTS
     assert balance_pico(edges, name) >= (0 if strict else -EDGES * seen.hold_pico)
+    assert seen.phantoms == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("model", UNLIMITED, ids=["anthropic", "google"])
+def test_long_answers_to_requests_without_max_tokens_cannot_pass_a_spent_balance_either(
+    edges: Stack, model: str
+) -> None:
+    name = workspace(edges, f"unlimited-{model.partition('/')[0]}")
+    long = chat(model=model, messages=[{"role": "user", "content": f"[[tokens={UNLIMITED[model]}]]"}])
+    seen = asyncio.run(rush(edges, key_of(edges, name)["secret"], request=long))
+    seen.tell(name)
+    until(lambda: balance_pico(edges, name) == PICO_PER_USD - seen.spent_pico, "all is on the books")
+    assert balance_pico(edges, name) >= -EDGES * max(one.cost_pico for one in seen.answers)
     assert seen.phantoms == 0
 
 

@@ -17,7 +17,6 @@ from shared.errors import InvalidRequest
 from shared.messages import ImageUrl, Message, Part, SystemMessage, TextPart
 from shared.openai import EFFORT_PERCENT, ChatRequest, Effort, Thinking
 
-DEFAULT_MAX_TOKENS = 16_384  # the API demands a number; enough for long answers, small enough not to hit timeouts
 MIN_THINKING_BUDGET = 1_024  # the API's own minimum
 MAX_CACHE_BREAKPOINTS = 4  # the API's own maximum
 STEPS: tuple[Effort, ...] = ("low", "medium", "high")  # the first that the share asked for fits in; else xhigh
@@ -35,7 +34,7 @@ def plan(call: Call[ChatRequest]) -> Plan:
 
 def body(request: ChatRequest, model: Model) -> Body:
     """The request's JSON."""
-    max_tokens = min(request.output_limit or DEFAULT_MAX_TOKENS, model.max_output_tokens)
+    max_tokens = model.output_tokens(request.output_limit)  # the API demands a number
     family = FAMILIES[model.family]
     thinking, effort = _thinking(request.thinking, family, max_tokens)
     system = [_block(part) for one in request.messages if isinstance(one, SystemMessage) for part in one.parts]

@@ -136,6 +136,32 @@ async def test_nobody_is_refused_while_the_credit_for_a_whole_request_is_there(e
         assert not strict or lender.bank.balance_pico == balance % amount
 
 
+@pytest.mark.parametrize("strict", [False, True])
+async def test_requests_wait_for_what_running_ones_hold_and_mostly_do_not_need(strict: bool) -> None:
+    async with lending(100 * CENT) as lender:
+        (edge,) = lender.edges
+
+        async def slowly() -> None:
+            hold = await edge.admit(wanted(30 * CENT, strict=strict))
+            await asyncio.sleep(0.05)
+            lender.bank.book(hold.purse.lease_id, CENT)
+            edge.settle(hold, CENT)
+
+        await asyncio.gather(*(slowly() for _ in range(12)))
+        assert lender.bank.balance_pico == 88 * CENT
+
+
+async def test_nobody_waits_for_what_even_the_end_of_all_running_requests_would_not_leave() -> None:
+    async with lending(10 * CENT) as lender:
+        (edge,) = lender.edges
+        long = await edge.admit(wanted(9 * CENT))
+        edge.settle(await edge.admit(wanted(CENT)), 10 * CENT)
+        begun = monotonic()
+        assert await refused(edge, wanted(1)) is InsufficientCredit
+        assert monotonic() < begun + module.HELD_PATIENCE_S / 2
+        edge.settle(long, 0)
+
+
 async def test_the_workspaces_credit_is_asked_for_before_the_keys_limit() -> None:
     async with lending(0, 0) as lender:
         assert await refused(lender.edges[0], wanted(1, key_id=KEY)) is InsufficientCredit
@@ -230,7 +256,7 @@ async def test_what_only_the_worker_knows_stays_held_until_billing_tells(monkeyp
 
 async def test_what_no_worker_ever_recorded_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REPORT_S", 0.02)
-    monkeypatch.setattr(module, "PENDING_S", 0.0)
+    monkeypatch.setattr(purses, "PENDING_S", 0.0)
     async with lending(10 * CENT) as lender:
         (edge,) = lender.edges
         hold = await edge.admit(wanted(8 * CENT))
@@ -391,7 +417,7 @@ async def test_what_waits_in_a_workers_spool_stays_held_for_as_long_as_it_may_co
 async def test_costs_that_never_come_do_not_keep_others_from_being_asked_about(
     clock: Time, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MAX_PENDING", 2)
+    monkeypatch.setattr(purses, "MAX_PENDING", 2)
     async with lending(10 * CENT) as lender:
         (edge,) = lender.edges
         holds = [await edge.admit(wanted(1)) for _ in range(5)]
@@ -414,6 +440,13 @@ async def spent(lender: Lender, edge: Credit, *, limited: bool) -> int:
     return (lender.bank.spent_pico - begun) // CENT
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for what running requests hold."""
+    monkeypatch.setattr(module, "HELD_PATIENCE_S", 0.0)
+
+
+@pytest.mark.usefixtures("impatient")
 async def test_a_limit_holds_that_is_set_after_its_key_spent_without_one() -> None:
     async with lending(1000 * CENT, 60 * CENT) as lender:
         (edge,) = lender.edges
@@ -441,6 +474,7 @@ async def test_a_limit_that_is_taken_away_and_set_again_holds_for_what_is_still_
     assert lender.bank.spent_pico == 60 * CENT
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_what_a_key_without_a_limit_spent_is_late_and_does_not_widen_its_limit() -> None:
     async with lending(1000 * CENT, 10 * CENT) as lender:
         (edge,) = lender.edges
