@@ -189,7 +189,7 @@ def test_no_secret_is_in_the_usage_that_waits_for_the_broker() -> None:
             "internal": INTERNAL,
             "provider": PROVIDER,
             "prompt": PROMPT,
-            "broker": "broker-password",
+            "broker": BROKER_PASSWORD,
         }
         with stacks.local(env) as stack:
             seen = Seen(stack, secrets)
