@@ -14,6 +14,7 @@ from shared.bodies import Strict
 from shared.messages import CacheControl, Message, Permissive, Schema, Tool, ToolChoice
 
 MAX_BODY_BYTES = 32 * 1024 * 1024  # Anthropic's own limit, the smallest of our providers'
+MAX_KEPT_BYTES = 10_000_000  # of an answer under an Idempotency-Key: the largest of embeddings in base64 has 8.5 MB
 MAX_STOP_SEQUENCES = 4  # OpenAI's limit
 MAX_EMBEDDING_INPUTS = 2048  # OpenAI's limit
 EMBEDDING_DIMENSIONS = 768  # the default, and the most

@@ -36,7 +36,7 @@ def build_app(settings: BillingSettings, bus: AccountBus, announce: Announce | N
     """
     engine, threads = connect(settings.database_url.get_secret_value()), Threads()
     ledger, accounts = Ledger(engine, settings.ledger_shards), Accounts(engine)
-    claims = Claims(engine, ledger, threads)
+    claims = Claims(engine, threads)
     signer = make_signer(engine, settings)
     announcer = Announcer(bus)
     lender = Lender(engine, threads, announcer)
@@ -153,6 +153,7 @@ def _claim_routes(settings: BillingSettings, claims: Claims) -> list[web.RouteDe
     return [
         web.post("/internal/claims", _for(claims.claim, internal)),
         web.put("/internal/claims/{id}/answer", _for(claims.keep, internal)),
+        web.delete("/internal/claims/{id}/answer", _for(claims.keep_none, internal)),
         web.delete("/internal/claims/{id}", _for(claims.release, internal)),
     ]
 

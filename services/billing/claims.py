@@ -10,13 +10,12 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.billing.database import Threads
-from services.billing.idempotency import PURGED_AT_ONCE, Claim, Claimed, IdempotencyKeys
-from services.billing.ledger import Ledger
+from services.billing.idempotency import PURGED_AT_ONCE, Claim, IdempotencyKeys
 from shared.bodies import Strict, parse
 from shared.errors import NotFound
-from shared.events import UsageRecorded
 from shared.http import json_response
 from shared.ids import request_id_of
+from shared.openai import MAX_KEPT_BYTES
 
 log = structlog.get_logger()
 
@@ -26,33 +25,37 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class NewClaim(Strict):
-    """POST /internal/claims. `lost` ends a request that was abandoned: its record, at 0."""
+    """POST /internal/claims."""
 
     workspace_id: str
     key_digest: Digest
     body_digest: Digest
     request_id: Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
     stream: bool
-    lost: UsageRecorded | None = None
 
 
 class Claims:
     """Handlers; they are for edges alone, which is decided where they are routed."""
 
-    def __init__(self, engine: Engine, ledger: Ledger, threads: Threads) -> None:
-        self._keys, self._ledger, self._threads = IdempotencyKeys(engine), ledger, threads
+    def __init__(self, engine: Engine, threads: Threads) -> None:
+        self._keys, self._threads = IdempotencyKeys(engine), threads
 
     async def claim(self, request: web.Request) -> web.Response:
         """POST /internal/claims: the state that the key was in; `free` means that it is the claimer's now."""
         new = parse(NewClaim, await request.read())
-        found = await self._threads.write(self._claimed, new)
+        found = await self._threads.write(self._keys.claim, Claim(**new.model_dump()))
         answer = None if found.answer is None else found.answer.decode()
         return json_response({"state": found.state, "request_id": found.request_id, "answer": answer})
 
     async def keep(self, request: web.Request) -> web.Response:
-        """PUT /internal/claims/{id}/answer: the answer, as it was sent."""
-        kept = await self._threads.write(self._keys.keep, _request_id(request), await request.read())
-        return json_response({"kept": kept})
+        """PUT /internal/claims/{id}/answer: the answer, as it was sent; the one body here that may be large."""
+        answer = await request.clone(client_max_size=MAX_KEPT_BYTES).read()
+        return json_response({"kept": await self._threads.write(self._keys.keep, _request_id(request), answer)})
+
+    async def keep_none(self, request: web.Request) -> web.Response:
+        """DELETE /internal/claims/{id}/answer: there will be none."""
+        await self._threads.write(self._keys.keep_none, _request_id(request))
+        return json_response({"kept": False})
 
     async def release(self, request: web.Request) -> web.Response:
         """DELETE /internal/claims/{id}."""
@@ -67,15 +70,6 @@ class Claims:
             except SQLAlchemyError:
                 log.exception("answers_not_purged", retry_s=PURGE_EVERY_S)
             await asyncio.sleep(PURGE_EVERY_S)
-
-    def _claimed(self, new: NewClaim) -> Claimed:
-        claim = Claim(**{name: getattr(new, name) for name in Claim.__slots__})
-        found = self._keys.claim(claim)
-        if found.state == "abandoned" and new.lost is not None and new.lost.request_id == found.request_id:
-            log.warning("request_abandoned", request_id=found.request_id, workspace_id=new.workspace_id)
-            self._ledger.record([new.lost])
-            return self._keys.claim(claim)
-        return found
 
 
 def _request_id(request: web.Request) -> str:

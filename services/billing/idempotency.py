@@ -4,11 +4,11 @@
                      ├─ release, or a record at 0 ─▶ free: it failed and cost nothing, so a retry is a real one
                      ├─ a record with a cost ──────▶ billed: refused, for its answer is not here (a stream, an answer
                      │                               too large to keep, an edge lost before it could keep it)
-                     └─ HELD without a record ─────▶ abandoned ─ a record at 0 is booked ─▶ free
+                     └─ HELD without a record ─────▶ unknown: refused, until a record comes
     after KEPT, any ─▶ free
 
-What a request cost is known from its usage record alone. The record at 0 that ends an abandoned request is what makes
-the key safe to use again: a record of that request which still waits in some spool comes second, and changes nothing.
+What a request cost is known from its usage record alone. It may wait in a worker's spool for as long as the broker is
+away, and the client may have read the whole answer: so a request without a record is never taken for one that is lost.
 """
 
 from collections.abc import Callable
@@ -23,11 +23,11 @@ from services.billing.database import Row, row, writing
 from services.billing.tables import idempotency_key, usage_record
 
 KEPT = timedelta(hours=24)  # longer than any client's retries go on; api.md promises it
-HELD = timedelta(minutes=12)  # an edge gives up on an answer after 11: one that still runs is gone
+HELD = timedelta(minutes=12)  # an edge gives up on an answer after 11: it runs no more
 SETTLING = timedelta(seconds=15)  # from the record to the answer's keeping: an edge tries for 5 s, once
-PURGED_AT_ONCE = 500  # rows, of a megabyte at most: a transaction of a moment
+PURGED_AT_ONCE = 50  # rows, of ten megabytes at most: a transaction of a moment
 
-State = Literal["free", "running", "finished", "billed", "abandoned", "other_body"]
+State = Literal["free", "running", "finished", "billed", "unknown", "other_body"]
 
 _INSERT: dict[str, Callable[[Table], postgresql.Insert | sqlite.Insert]] = {
     "postgresql": postgresql.insert,
@@ -65,7 +65,7 @@ def state_of(found: Row, record: Row | None, body_digest: str, now: datetime) ->
     if not unfinished:
         return "finished"
     if record is None:
-        return "running" if now - found["claimed_at"] < HELD else "abandoned"
+        return "running" if now - found["claimed_at"] < HELD else "unknown"
     return "billed" if found["stream"] or now - record["recorded_at"] >= SETTLING else "running"
 
 
@@ -97,6 +97,12 @@ class IdempotencyKeys:
         ours = idempotency_key.c.request_id == request_id
         with writing(self._engine) as connection:
             return connection.execute(update(idempotency_key).where(ours).values(answer=answer)).rowcount == 1
+
+    def keep_none(self, request_id: str) -> bool:
+        """The request has ended, but its answer cannot be given again, as a stream's cannot; whether it has its key."""
+        ours = idempotency_key.c.request_id == request_id
+        with writing(self._engine) as connection:
+            return connection.execute(update(idempotency_key).where(ours).values(stream=True)).rowcount == 1
 
     def release(self, request_id: str) -> bool:
         """Free the key of a request that failed, unless it was billed after all; whether it is free now."""

@@ -1,5 +1,6 @@
 """What the edge asks of the billing service."""
 
+import io
 from typing import Any, Final
 
 import aiohttp
@@ -56,7 +57,11 @@ class Billing:
 
     async def keep(self, request_id: str, answer: bytes) -> None:
         """Keep the answer of a request that holds an Idempotency-Key. Raises BillingUnavailable."""
-        await self._call("PUT", f"/internal/claims/{request_id}/answer", answer)
+        await self._call("PUT", f"/internal/claims/{request_id}/answer", io.BytesIO(answer))  # sent in pieces
+
+    async def keep_none(self, request_id: str) -> None:
+        """The answer of a request that holds an Idempotency-Key is too large to keep. Raises BillingUnavailable."""
+        await self._call("DELETE", f"/internal/claims/{request_id}/answer")
 
     async def release(self, request_id: str) -> None:
         """Free the Idempotency-Key of a request that cost nothing. Raises BillingUnavailable."""
@@ -66,7 +71,9 @@ class Billing:
         """Raise where billing does not answer."""
         await self._call("GET", "/health")
 
-    async def _call(self, method: str, path: str, body: dict[str, Any] | bytes | None = None) -> dict[str, Any] | None:
+    async def _call(
+        self, method: str, path: str, body: dict[str, Any] | io.BytesIO | None = None
+    ) -> dict[str, Any] | None:
         data = orjson.dumps(body) if isinstance(body, dict) else body
         try:
             async with self._session.request(method, self._url + path, data=data, headers=self._headers) as response:

@@ -16,7 +16,7 @@ from services.edge.accounts import Accounts, Standing, digest_of
 from services.edge.billing import Billing
 from services.edge.credit import Credit
 from services.edge.estimate import chat_pico, embeddings_pico
-from services.edge.idempotency import Asked, Idempotency
+from services.edge.idempotency import SENT, Asked, Idempotency
 from services.edge.leases import Wanted
 from services.edge.lost import worker_lost
 from services.edge.rates import BYTES_PER_TOKEN, HEADERS, Rates
@@ -173,7 +173,7 @@ class Edge:
         try:
             admitted = self.rates.admit(asked.standing, tokens, hold.purse.edges)
             asked.request[HEADERS] = admitted.headers
-            cost_pico = None
+            cost_pico, asked.request[SENT] = None, True
             answer, settled = await self._relayed(asked, hold.purse.lease_id)
             if settled is not None:
                 cost_pico = settled.cost_pico

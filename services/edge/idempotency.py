@@ -15,17 +15,16 @@ from aiohttp import web
 
 from services.edge.accounts import Standing
 from services.edge.billing import Billing
-from services.edge.lost import worker_lost
 from shared import http
 from shared.catalog import Model
 from shared.errors import ApiError, BillingUnavailable, IdempotencyConflict, InternalError, InvalidRequest
+from shared.openai import MAX_KEPT_BYTES
 
 log = structlog.get_logger()
 
 HEADER = "Idempotency-Key"
 REPLAYED = "x-opentoken-replayed"
 MAX_KEY_CHARS = 255  # as long as other APIs take them
-MAX_KEPT_BYTES = 1_000_000  # some 200,000 tokens, and within the 1 MiB that billing takes in one body
 RETRY_AFTER_S = 2  # answers take seconds
 ONCE_MORE = {"Retry-After": str(RETRY_AFTER_S)}
 NEVER = {"x-should-retry": "false"}  # else the official SDKs try every 409 again
@@ -36,7 +35,12 @@ BILLED = (
     "the first request with this Idempotency-Key was billed and cannot be answered again: its receipt is at"
     " /v1/generations/{}; use a new key to run it anew"
 )
+UNKNOWN = (
+    "it is not known yet what became of the first request with this Idempotency-Key, and the key cannot be used before"
+    " that is known: use a new key to run the request anew"
+)
 
+SENT: web.RequestKey[bool] = web.RequestKey("sent", bool)  # to a worker: from then on it may cost something
 Serve = Callable[[], Awaitable[web.StreamResponse]]
 
 
@@ -77,7 +81,7 @@ class Idempotency:
 
     async def _run(self, asked: Asked, key: str, serve: Serve) -> web.StreamResponse:
         found = await self._claimed(asked, key)
-        return await self._settled(asked.id, serve) if found["state"] == "free" else _replayed(asked, found)
+        return await self._settled(asked, serve) if found["state"] == "free" else _replayed(asked, found)
 
     async def _claimed(self, asked: Asked, key: str) -> dict[str, Any]:
         claim = {
@@ -88,41 +92,38 @@ class Idempotency:
             "stream": asked.stream,
         }
         try:
-            found = await self._billing.claim(claim)
-            if found["state"] == "abandoned":
-                path, gone = asked.request.path, found["request_id"]
-                lost = worker_lost(gone, asked.standing, asked.model, path, stream=asked.stream)
-                found = await self._billing.claim(claim | {"lost": lost.model_dump()})
+            return await self._billing.claim(claim)
         except (BillingUnavailable, asyncio.CancelledError):
             self._start(self._release(asked.id))  # it may have been made all the same
             raise
-        return found
 
-    async def _settled(self, request_id: str, serve: Serve) -> web.StreamResponse:
+    async def _settled(self, asked: Asked, serve: Serve) -> web.StreamResponse:
         """Serve, then keep the answer, or free the key of what is known to have cost nothing.
 
         Of all else (a worker lost, a stream, a client gone) the usage record will tell.
         """
         try:
             answer = await serve()
-        except BillingUnavailable:  # no credit could be asked for, so nothing was sent
-            self._start(self._release(request_id))  # which may take as long again
+        except (BillingUnavailable, asyncio.CancelledError):  # no credit could be asked for; a stream's client left
+            if SENT not in asked.request:
+                self._start(self._release(asked.id))  # which may take as long again
             raise
         except ApiError as error:
             if not isinstance(error, InternalError):
-                await self._release(request_id)
+                await self._release(asked.id)
             raise
         if answer.status != 200:
-            await self._release(request_id)
+            await self._release(asked.id)
         elif isinstance(answer, web.Response) and isinstance(answer.body, bytes):
-            await self._keep(request_id, answer.body)
+            await self._keep(asked.id, answer.body)
         return answer
 
     async def _keep(self, request_id: str, body: bytes) -> None:
-        if len(body) > MAX_KEPT_BYTES:
-            return
         try:
-            await self._billing.keep(request_id, body)
+            if len(body) <= MAX_KEPT_BYTES:
+                await self._billing.keep(request_id, body)
+            else:
+                await self._billing.keep_none(request_id)
         except BillingUnavailable as error:  # a second request is refused, as one of a stream is
             log.warning("answer_not_kept", request_id=request_id, reason=error.message)
 
@@ -155,5 +156,7 @@ def _replayed(asked: Asked, found: dict[str, Any]) -> web.Response:
             raise IdempotencyConflict(OTHER_BODY, param=HEADER, headers=NEVER)
         case "billed":
             raise IdempotencyConflict(BILLED.format(found["request_id"]), param=HEADER, headers=NEVER)
+        case "unknown":
+            raise IdempotencyConflict(UNKNOWN, param=HEADER, headers=NEVER)
         case _:
             raise IdempotencyConflict(RUNNING, param=HEADER, headers=ONCE_MORE)

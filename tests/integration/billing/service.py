@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Service:
 
     async def call(self, method: str, path: str, body: Any = None, token: str | None = ADMIN) -> tuple[int, Any]:
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        content = {"data": body} if isinstance(body, bytes) else {"json": body}
+        content = {"data": body} if isinstance(body, bytes | io.BytesIO) else {"json": body}
         async with self.client.request(method, path, headers=headers, **content) as answer:
             assert "x-request-id" in answer.headers
             return answer.status, await answer.json()

@@ -1,6 +1,7 @@
 """An Idempotency-Key stands for one request at a time, on either database, and no request under it is billed twice."""
 
 import asyncio
+import io
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,6 +22,7 @@ from services.billing.ledger import Ledger
 from services.billing.migrations.hardening import harden
 from services.billing.tables import idempotency_key
 from shared.ids import new_id
+from shared.openai import MAX_KEPT_BYTES
 from tests.integration.billing.books import books
 from tests.integration.billing.service import INTERNAL, Service, running, until
 from tests.unit.billing.events import usage
@@ -115,7 +117,7 @@ def test_a_key_is_never_free_within_its_day_while_its_request_may_be_or_was_bill
     assert (state == "free") == over
     assert over or (state == "other_body") == (not same)
     if not over and same and not kept:
-        assert (state == "abandoned") == (record is None and age >= HELD)
+        assert (state == "unknown") == (record is None and age >= HELD)
         settled = record is not None and (stream or NOW - record["recorded_at"] >= SETTLING)
         assert (state == "billed") == settled
 
@@ -148,23 +150,44 @@ async def call(service: Service, body: dict[str, Any], status: int = 200) -> Any
     return await service.post("/internal/claims", body, status, INTERNAL)
 
 
-async def test_an_abandoned_request_is_ended_by_a_record_at_0_and_its_late_record_changes_no_balance(
+async def test_a_request_whose_record_waits_in_a_spool_keeps_its_key_until_its_day_is_over_and_is_billed(
     service: Service, engine: Engine
 ) -> None:
+    """Its client may have read the whole answer, and the broker may be away for hours."""
     first, second = claim(), claim()
     await call(service, sent(first))
-    aged(engine, HELD)
+    aged(engine, KEPT - timedelta(minutes=1))
     told = await call(service, sent(second))
-    assert told == {"state": "abandoned", "request_id": first.request_id, "answer": None}
-    other, lost = (usage(request_id=name, outcome="worker_lost") for name in (new_id(), first.request_id))
-    assert (await call(service, sent(second) | {"lost": other.model_dump()}))["state"] == "abandoned"
-    assert not books(engine)["usage_record"], "another request's end ends nothing, and is not booked"
-    assert (await call(service, sent(second) | {"lost": lost.model_dump()}))["state"] == "free"
-    await service.publish(usage(request_id=second.request_id))
-    await service.publish(usage(request_id=first.request_id))  # it had waited in the spool of a worker
+    assert told == {"state": "unknown", "request_id": first.request_id, "answer": None}
+    await service.publish(usage(request_id=first.request_id))
     found = books(engine)
-    assert [entry["request_id"] for entry in found["ledger_entry"]] == [second.request_id]
-    assert [kept["request_id"] for kept in found["conflict"]] == [first.request_id]
+    assert [entry["request_id"] for entry in found["ledger_entry"]] == [first.request_id]
+    assert not found["conflict"]
+    assert (await call(service, sent(second)))["request_id"] == first.request_id
+
+
+async def test_an_answer_of_ten_megabytes_is_kept_and_given_again_and_no_other_body_may_be_so_large(
+    service: Service,
+) -> None:
+    first, second = claim(), claim("b")
+    await call(service, sent(first))
+    await call(service, sent(second))
+    largest = b'"' + b"a" * (MAX_KEPT_BYTES - 2) + b'"'
+    path = f"/internal/claims/{first.request_id}/answer"
+    assert (await service.call("PUT", path, io.BytesIO(largest), INTERNAL)) == (200, {"kept": True})
+    assert (await call(service, sent(claim())))["answer"] == largest.decode()
+    path = f"/internal/claims/{second.request_id}/answer"
+    assert (await service.call("PUT", path, io.BytesIO(largest + b" "), INTERNAL))[0] == 413
+    assert (await service.call("POST", "/internal/claims", io.BytesIO(largest), INTERNAL))[0] == 413
+
+
+async def test_a_request_whose_answer_cannot_be_kept_is_told_to_be_billed_as_soon_as_it_is(service: Service) -> None:
+    first = claim()
+    await call(service, sent(first))
+    assert (await service.call("DELETE", f"/internal/claims/{first.request_id}/answer", token=INTERNAL))[0] == 200
+    assert (await call(service, sent(claim())))["state"] == "running"
+    await service.publish(usage(request_id=first.request_id))
+    assert (await call(service, sent(claim())))["state"] == "billed"
 
 
 async def test_answers_past_their_day_are_purged_while_the_service_runs(

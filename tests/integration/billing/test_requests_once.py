@@ -1,10 +1,12 @@
 """Two edges before one billing service: a request under an Idempotency-Key runs once, whichever of them it meets."""
 
 import asyncio
+import base64
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from shared.bus.local import LocalBus
 from shared.errors import BillingUnavailable
 from shared.http import listening
 from shared.ids import new_id
+from shared.openai import MAX_KEPT_BYTES
 from tests.integration.billing.books import books
 from tests.integration.billing.service import INTERNAL, Service, running
 from tests.unit.edge.running import KEY, serving
@@ -225,49 +228,64 @@ async def test_a_stream_that_its_client_left_is_billed_once(edges: Edges) -> Non
     assert len(edges.debits()) == 1
 
 
-async def test_an_answer_too_large_to_keep_is_billed_once_all_the_same(
+async def test_an_answer_too_large_to_keep_is_billed_once_and_its_repetition_is_told_so_at_once(
     edges: Edges, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(idempotency, "MAX_KEPT_BYTES", 10)
-    monkeypatch.setattr(keys, "SETTLING", timedelta(0))
-    first = await edges.ask(chat(), "key")
-    again = await edges.settled(chat(), "key")
-    assert (first.status, again.status) == (200, 409)
+    first, again = await edges.ask(chat(), "key"), await edges.ask(chat(), "key")
+    assert (first.status, again.status, again.headers["x-should-retry"]) == (200, 409, "false")
     assert first.headers["x-request-id"] in again.json["error"]["message"]
 
 
-async def test_a_request_whose_edge_was_lost_is_run_again_after_a_while_and_stays_free(edges: Edges) -> None:
+async def test_embeddings_of_as_many_texts_as_a_request_may_have_are_kept(edges: Edges) -> None:
+    """As base64, whose size is a matter of arithmetic: 2,048 entries of 768 numbers."""
+    entry = {"object": "embedding", "index": 2047, "embedding": base64.b64encode(bytes(768 * 4)).decode()}
+    answer = json.dumps({"object": "list", "model": "google/text-embedding-004", "data": [entry] * 2048}).encode()
+    billing = Billing(edges.session, str(edges.service.client.make_url("")), INTERNAL)
+    claim = {"workspace_id": "demo", "key_digest": "a" * 64, "body_digest": "b" * 64, "stream": False}
+    first = new_id()
+    assert (await billing.claim(claim | {"request_id": first}))["state"] == "free"
+    assert MAX_KEPT_BYTES > len(answer) > 8_000_000
+    await billing.keep(first, answer)
+    assert (await billing.claim(claim | {"request_id": new_id()}))["answer"].encode() == answer
+
+
+async def test_a_request_whose_edge_was_lost_keeps_its_key_and_a_new_key_runs_it_anew(edges: Edges) -> None:
     body, started = chat("Hello", "google"), asyncio.create_task(edges.ask(chat("Hello", "google"), "key"))
     await until(lambda: edges.silent, "the request is at its worker")
-    first = edges.silent[0].headers["x-request-id"]
     with writing(edges.engine) as connection:
         connection.execute(update(idempotency_key).values(claimed_at=datetime.now(UTC) - keys.HELD))
-    again = asyncio.create_task(edges.ask(body, "key", edge=1))
-    await until(lambda: len(edges.silent) == 2, "it is run again")
-    (record,) = books(edges.engine)["usage_record"]
-    assert (record["request_id"], record["outcome"], record["cost_pico"]) == (first, "worker_lost", 0)
-    for task in (started, again):
+    again = await edges.ask(body, "key", edge=1)
+    assert (again.status, again.code, again.headers["x-should-retry"]) == (409, "idempotency_conflict", "false")
+    assert "use a new key" in again.json["error"]["message"]
+    assert not books(edges.engine)["usage_record"], "what it cost is not known yet"
+    anew = asyncio.create_task(edges.ask(body, "another", edge=1))
+    await until(lambda: len(edges.silent) == 2, "it is run anew")
+    for task in (started, anew):
         task.cancel()
-    await asyncio.gather(started, again, return_exceptions=True)
+    await asyncio.gather(started, anew, return_exceptions=True)
     for one in edges.silent:
         assert one.transport is not None
         one.transport.abort()  # both edges see their worker lost, so nothing is left to wait for
 
 
-async def test_a_key_whose_taking_over_from_an_abandoned_request_was_not_confirmed_is_free_again(
+async def test_a_stream_whose_client_left_before_it_was_sent_to_a_worker_leaves_its_key_free(
     edges: Edges, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim = Billing.claim
+    waiting = asyncio.Event()
 
-    async def unheard(billing: Billing, new: dict[str, Any]) -> dict[str, Any]:
-        if "lost" in new:
-            raise BillingUnavailable
-        return await claim(billing, new) | {"state": "abandoned", "request_id": new_id()}
+    async def never(*_: Any) -> None:
+        waiting.set()
+        await asyncio.Event().wait()
 
-    with monkeypatch.context() as outage:
-        outage.setattr(Billing, "claim", unheard)
-        assert (await edges.ask(chat(), "key")).code == "billing_unavailable"
-    assert (await edges.settled(chat(), "key")).status == 200
+    with monkeypatch.context() as patch:
+        patch.setattr(Credit, "admit", never)
+        left = asyncio.create_task(edges.ask(chat(stream=True), "key"))
+        await waiting.wait()
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+    assert (await edges.settled(chat(stream=True), "key")).status == 200
+    assert await edges.served() == 1
 
 
 async def test_without_billing_nothing_runs_under_a_key(edges: Edges) -> None:
