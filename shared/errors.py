@@ -33,7 +33,9 @@ body as an event inside the stream. The docstring is the default message.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+NEVER: Final = {"x-should-retry": "false"}  # without this header the official SDKs try every 409 and 429 again
 
 
 class ApiError(Exception):

@@ -16,7 +16,7 @@ from services.edge.billing import Billing
 from services.edge.leases import Hold, Purse, Wanted
 from services.edge.purses import Pending, Purses
 from shared.changes import AccountChanged
-from shared.errors import BillingUnavailable, InsufficientCredit, SpendLimitExceeded
+from shared.errors import NEVER, BillingUnavailable, InsufficientCredit, SpendLimitExceeded
 from shared.ids import new_id
 from shared.leases import MAX_ASKS, TTL_S, Ask, Asks
 
@@ -135,7 +135,7 @@ class Credit:
             elif purse.may_have(short, 1 if less else wanted.amount_pico) and monotonic() - begun < HELD_PATIENCE_S:
                 await asyncio.sleep(RETRY_S[1])
             else:
-                raise InsufficientCredit if short in {None, purse.credit} else SpendLimitExceeded
+                raise InsufficientCredit() if short in {None, purse.credit} else SpendLimitExceeded(headers=NEVER)
 
     def _taken(self, purse: Purse, wanted: Wanted, *, last: bool = False) -> Hold | None:
         take = purse.take_last if last else purse.take

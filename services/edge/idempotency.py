@@ -17,7 +17,7 @@ from services.edge.accounts import Standing
 from services.edge.billing import Billing
 from shared import http
 from shared.catalog import Model
-from shared.errors import ApiError, BillingUnavailable, IdempotencyConflict, InternalError, InvalidRequest
+from shared.errors import NEVER, ApiError, BillingUnavailable, IdempotencyConflict, InternalError, InvalidRequest
 from shared.openai import MAX_KEPT_BYTES
 
 log = structlog.get_logger()
@@ -27,7 +27,6 @@ REPLAYED = "x-opentoken-replayed"
 MAX_KEY_CHARS = 255  # as long as other APIs take them
 RETRY_AFTER_S = 2  # answers take seconds
 ONCE_MORE = {"Retry-After": str(RETRY_AFTER_S)}
-NEVER = {"x-should-retry": "false"}  # else the official SDKs try every 409 again
 
 OTHER_BODY = "this Idempotency-Key was used with another request: use a new one for every new request"
 RUNNING = "the first request with this Idempotency-Key is still running: try again later"

@@ -39,7 +39,12 @@ TOLD = (
 )
 REFUSED = {
     "409": ("the Idempotency-Key is taken: try again where Retry-After says so", "Retry-After", "x-should-retry"),
-    "429": ("the key's spend limit or rate limit, or the provider's", "Retry-After", "retry-after-ms"),
+    "429": (
+        "the key's spend limit or rate limit, or the provider's",
+        "Retry-After",
+        "retry-after-ms",
+        "x-should-retry",
+    ),
 }
 
 SUMMARIES = {

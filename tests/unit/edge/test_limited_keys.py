@@ -85,6 +85,16 @@ async def test_a_request_that_no_worker_takes_gives_its_tokens_back() -> None:
     assert [(answer.status, answer.code) for answer in answers] == [(503, "no_supplier")] * 2
 
 
+async def test_a_spent_limit_is_not_tried_again_by_the_official_sdk() -> None:
+    async with edge(fine) as running:
+        limit(running, spend_limit_pico="5", window_spend_pico="5")
+        async with openai.AsyncOpenAI(base_url=f"{running.url}/v1", api_key=KEY, max_retries=1) as client:
+            with pytest.raises(openai.RateLimitError) as refused:
+                await client.chat.completions.create(**HELLO)
+    assert refused.value.code == "spend_limit_exceeded"
+    assert refused.value.request.headers["x-stainless-retry-count"] == "0"
+
+
 async def test_the_rate_is_the_last_gate_before_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts, "FRESH_S", 0.0)
     spent: dict[str, Any] = {"spend_limit_pico": "5", "window_spend_pico": "5"}
