@@ -160,8 +160,11 @@ class ModelList(_Answer):
 class Credits(_Answer):
     workspace_id: str
     balance_usd: Usd
-    held_usd: Usd
-    available_usd: Usd
+    held_usd: Usd = Field(
+        description="what requests under way hold, and what ended ones cost until it is booked; where several edges"
+        " serve the workspace, also what the others have in hand: some 0.10 USD or more, for about a minute after use"
+    )
+    available_usd: Usd = Field(description="balance_usd less held_usd")
     strict: bool
 
 

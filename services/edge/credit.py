@@ -82,6 +82,10 @@ class Credit:
         elif purse.is_idle and any(lease.is_scarce for lease in purse.leases(hold.key_id)):
             self._give_back(purse)
 
+    def left_pico(self, workspace_id: str) -> int:
+        """What this edge was lent of a workspace's credit and has neither spent nor held."""
+        return max(0, purse.credit.left_pico) if (purse := self._purses.current.get(workspace_id)) else 0
+
     def began(self) -> None:
         """Changes are announced from now on; some may have been missed."""
         self._purses.outdate(*self._purses.current)

@@ -105,15 +105,20 @@ class Edge:
         return http.json_response(await self.billing.generation(request_id, standing.workspace_id))
 
     async def credits(self, request: web.Request) -> web.Response:
-        """GET /v1/credits: the workspace's balance, and what of it is held and free, as billing sees it now."""
+        """GET /v1/credits: the workspace's balance, and what of it is held and free.
+
+        Lent is not held: what this edge has in hand is free. What others have in hand it cannot know.
+        """
         now = await self._now(request)
-        balance_pico, available_pico = int(now["balance_pico"]), int(now["available_pico"])
+        balance_pico = int(now["balance_pico"])
+        lent_pico = balance_pico - int(now["available_pico"])
+        held_pico = max(0, lent_pico - self.credit.left_pico(now["workspace_id"]))
         return http.json_response(
             {
                 "workspace_id": now["workspace_id"],
                 "balance_usd": usd(balance_pico),
-                "held_usd": usd(balance_pico - available_pico),
-                "available_usd": usd(available_pico),
+                "held_usd": usd(held_pico),
+                "available_usd": usd(balance_pico - held_pico),
                 "strict": now["strict"],
             }
         )

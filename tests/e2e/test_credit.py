@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -197,10 +198,21 @@ def test_the_callers_credit_says_what_is_held(edges: Stack) -> None:
     key = key_of(edges, name, spend_limit_usd="0.5", limit_reset="monthly")["secret"]
     cost = post(edges, CHAT, BODY, key=key).headers["x-opentoken-cost"]
     spent = until(lambda: _credits(edges, key, cost), "it is on the books")
-    assert pico_usd(spent["held_usd"]) > 0
-    assert pico_usd(spent["balance_usd"]) == pico_usd(spent["held_usd"]) + pico_usd(spent["available_usd"])
+    assert (spent["held_usd"], spent["available_usd"]) == ("0", spent["balance_usd"]), "nothing runs"
+    slow = chat(max_tokens=TOKENS, messages=[{"role": "user", "content": "[[delay_ms=2000]]"}])
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(post, edges, CHAT, slow, key=key)
+        held = until(lambda: _held(edges, key), "it runs")
+        assert pico_usd(held["held_usd"]) > TOKENS * 5_000_000, "the longest answer, at 5 USD per 1M tokens, and more"
+        assert pico_usd(held["balance_usd"]) == pico_usd(held["held_usd"]) + pico_usd(held["available_usd"])
+        assert running.result().status == 200
     window = send(edges, "GET", "/v1/key", authorized(key)).json
     assert (window["window_spend_usd"], window["spend_limit_usd"]) == (cost, "0.5")
+
+
+def _held(stack: Stack, key: str) -> Any:
+    answer = send(stack, "GET", "/v1/credits", authorized(key)).json
+    return answer if answer["held_usd"] != "0" else None
 
 
 def _credits(stack: Stack, key: str, cost: str) -> Any:

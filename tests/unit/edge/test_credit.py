@@ -658,3 +658,14 @@ async def test_changes_that_were_missed_are_made_up_for_when_they_can_be_heard_a
         lender.bank.limit_pico = 0
         edge.began()
         assert await admitted(lender, edge, KEY) == 0
+
+
+async def test_what_an_edge_has_in_hand_is_what_it_was_lent_less_what_is_spent_and_held() -> None:
+    async with lending(100 * FLOOR_PICO) as lender:
+        (edge,), bank = lender.edges, lender.bank
+        assert edge.left_pico(WORKSPACE) == 0
+        await spend(lender, edge, wanted(FLOOR_PICO), 7)
+        assert bank.balance_pico - bank.pot("").available_pico == edge.left_pico(WORKSPACE) > 0, "nothing is held"
+        hold = await edge.admit(wanted(FLOOR_PICO))
+        assert bank.balance_pico - bank.pot("").available_pico - edge.left_pico(WORKSPACE) == FLOOR_PICO
+        edge.settle(hold, 0)
