@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 from aiohttp import web
 
@@ -13,6 +13,7 @@ from services.edge.credit import Credit
 from services.edge.handlers import Edge
 from services.edge.idempotency import Idempotency
 from services.edge.rates import Rates, stamp
+from services.edge.usual import MOST, Usual
 from services.edge.workers import Workers
 from shared import http
 from shared.bus import AccountBus
@@ -70,7 +71,7 @@ def build_app(
             app[UNDER_WAY] = once.running  # answers that nobody waits for are still kept, lost ones put on record
             app[EDGE] = Edge(
                 catalog, Accounts(to_billing), credit, to_billing, to_workers, outbox, once, Rates(), internal_token,
-                once.running,
+                once.running, lru_cache(MOST)(Usual),
             )  # fmt: skip
             watching = asyncio.create_task(facts.watch(app[EDGE]))
             yield

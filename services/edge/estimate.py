@@ -16,16 +16,21 @@ MOST_IMAGE_TOKENS = 5_000  # a picture in the highest resolution that any model 
 MOST_ADDED_TOKENS = 2_000  # what providers add unseen: prompts for tools and schemas (some 500), marks around messages
 
 
+def output_pico(request: ChatRequest, model: Model) -> int:
+    """The part of it that is for the answer."""
+    return model.output_tokens(request.output_limit) * model.rates.output
+
+
 def chat_pico(request: ChatRequest, model: Model, size_bytes: int, *, strict: bool) -> int:
-    """What a chat request of this size may cost."""
+    """What a chat request of this size may cost, its answer included."""
     images = [part for message in request.messages for part in _parts(message) if isinstance(part, ImagePart)]
     text_bytes = max(0, size_bytes - sum(len(image.image_url.url) for image in images))
-    output_pico = model.output_tokens(request.output_limit) * model.rates.output
+    answer_pico = output_pico(request, model)
     if strict:
         tokens = text_bytes + MOST_ADDED_TOKENS + MOST_IMAGE_TOKENS * len(images)
-        return tokens * _dearest(model.rates) + output_pico
+        return tokens * _dearest(model.rates) + answer_pico
     tokens = -(-text_bytes // BYTES_PER_TOKEN) + IMAGE_TOKENS * len(images)
-    return tokens * model.rates.input + output_pico
+    return tokens * model.rates.input + answer_pico
 
 
 def embeddings_pico(model: Model, size_bytes: int, *, strict: bool) -> int:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
@@ -15,12 +15,13 @@ from services.edge import rules
 from services.edge.accounts import Accounts, Standing, digest_of
 from services.edge.billing import Billing
 from services.edge.credit import Credit
-from services.edge.estimate import chat_pico, embeddings_pico
+from services.edge.estimate import chat_pico, embeddings_pico, output_pico
 from services.edge.idempotency import SENT, Asked, Idempotency
 from services.edge.leases import Wanted
 from services.edge.lost import worker_lost
 from services.edge.rates import BYTES_PER_TOKEN, HEADERS, Rates
 from services.edge.relay import Call, Lost, Relayed, lost_answer, relay
+from services.edge.usual import Usuals
 from services.edge.workers import Workers
 from shared import http
 from shared.bodies import parse
@@ -60,6 +61,7 @@ class Edge:
     rates: Rates
     internal_token: str
     under_way: set[asyncio.Task[Any]]
+    usual: Usuals
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/chat/completions."""
@@ -69,8 +71,11 @@ class Edge:
         model = self.catalog[chat.model]
         rules.check_chat(chat, model)
         asked = Asked(request, standing, model, body, bool(chat.stream))
-        expected_pico = chat_pico(chat, model, len(body), strict=standing.strict)
-        return await self.idempotency.once(asked, partial(self._admitted, asked, expected_pico, chat.output_limit or 0))
+        wanted = _wanted(asked, chat_pico(chat, model, len(body), strict=standing.strict))
+        if not standing.strict and chat.output_limit is None:
+            usual = self.usual(standing.workspace_id, model.id)
+            wanted = replace(wanted, usual=usual, output_pico=output_pico(chat, model))
+        return await self.idempotency.once(asked, partial(self._admitted, asked, wanted, chat.output_limit or 0))
 
     async def embeddings(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/embeddings."""
@@ -79,8 +84,8 @@ class Edge:
         model = self.catalog[parse(EmbeddingsRequest, body).model]
         rules.check_embeddings(model)
         asked = Asked(request, standing, model, body, stream=False)
-        expected_pico = embeddings_pico(model, len(body), strict=standing.strict)
-        return await self.idempotency.once(asked, partial(self._admitted, asked, expected_pico, 0))
+        wanted = _wanted(asked, embeddings_pico(model, len(body), strict=standing.strict))
+        return await self.idempotency.once(asked, partial(self._admitted, asked, wanted, 0))
 
     async def models(self, request: web.Request) -> web.Response:
         """GET /v1/models."""
@@ -170,10 +175,10 @@ class Edge:
         rules.check_key(standing, datetime.now(UTC))
         return standing
 
-    async def _admitted(self, asked: Asked, expected_pico: int, output_limit: int) -> web.StreamResponse:
+    async def _admitted(self, asked: Asked, wanted: Wanted, output_limit: int) -> web.StreamResponse:
         """The gates of credit, limit and rate; then the answer. What was held for it is settled, however it ends."""
         tokens = len(asked.body) // BYTES_PER_TOKEN + min(output_limit, asked.model.max_output_tokens)
-        hold = await self.credit.admit(_wanted(asked, expected_pico))
+        hold = await self.credit.admit(wanted)
         cost_pico: int | None = 0  # as long as nothing was sent
         try:
             admitted = self.rates.admit(asked.standing, tokens, hold.purse.edges)
@@ -182,6 +187,7 @@ class Edge:
             answer, settled = await self._relayed(asked, hold.purse.lease_id)
             if settled is not None:
                 cost_pico = settled.cost_pico
+                wanted.cost(cost_pico)
             elif isinstance(answer, web.Response):  # a refusal: only a stream can end without telling
                 cost_pico = 0
             admitted.settle(settled.tokens if settled else 0)
@@ -224,11 +230,10 @@ class Edge:
             await self.outbox.put(event)
 
 
-def _wanted(asked: Asked, expected_pico: int) -> Wanted:
+def _wanted(asked: Asked, most_pico: int) -> Wanted:
     standing = asked.standing
     limited = standing.spend_limit_pico is not None
-    amount_pico = max(1, expected_pico)  # no credit, no gift
-    return Wanted(asked.id, standing.workspace_id, standing.key_id, limited, amount_pico, standing.strict)
+    return Wanted(asked.id, standing.workspace_id, standing.key_id, limited, most_pico, standing.strict)
 
 
 async def _body(request: web.Request) -> bytes:

@@ -6,6 +6,7 @@ what was granted less what was returned, used and held; every total only grows, 
 
 from dataclasses import dataclass, field
 
+from services.edge.usual import Usual
 from shared.ids import new_id
 from shared.leases import FLOOR_PICO, Ask, Lent
 
@@ -107,14 +108,29 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a request needs. `limited`: its key has a spend limit of its own."""
+    """What a request needs, at the most. `limited`: its key has a spend limit of its own. `usual` is given where it set
+    no limit to its answer, whose part of the most is `output_pico`.
+    """
 
     request_id: str
     workspace_id: str
     key_id: str
     limited: bool
-    amount_pico: int
+    most_pico: int
     strict: bool
+    usual: Usual | None = None
+    output_pico: int = 0
+
+    @property
+    def amount_pico(self) -> int:
+        """What it holds; less and less as long as it waits while others are answered."""
+        spare_pico = self.output_pico - self.usual.of(self.output_pico) if self.usual else 0
+        return max(1, self.most_pico - spare_pico)  # no credit, no gift
+
+    def cost(self, pico: int) -> None:
+        """What it has cost in the end; nothing, where it failed, which tells nothing of answers."""
+        if self.usual is not None and pico:
+            self.usual.seen(max(0, pico - (self.most_pico - self.output_pico)))
 
     @property
     def limited_key_id(self) -> str | None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from time import monotonic
 from typing import cast
@@ -16,6 +16,7 @@ from services.edge import purses
 from services.edge.billing import Billing
 from services.edge.credit import Credit
 from services.edge.leases import Hold, Wanted
+from services.edge.usual import Usual
 from shared.changes import AccountChanged
 from shared.errors import BillingUnavailable, InsufficientCredit, SpendLimitExceeded
 from shared.ids import new_id
@@ -149,6 +150,26 @@ async def test_requests_wait_for_what_running_ones_hold_and_mostly_do_not_need(s
 
         await asyncio.gather(*(slowly() for _ in range(12)))
         assert lender.bank.balance_pico == 88 * CENT
+
+
+async def test_once_answers_were_seen_to_be_short_many_run_at_once_for_little_credit() -> None:
+    usual, running = Usual(WORKSPACE, "m"), [0]
+
+    async def briefly() -> None:
+        want = replace(wanted(30 * CENT), usual=usual, output_pico=30 * CENT)
+        hold = await edge.admit(want)
+        running.append(running[-1] + 1)
+        await asyncio.sleep(0.05)
+        running.append(running[-1] - 1)
+        lender.bank.book(hold.purse.lease_id, CENT // 10)
+        edge.settle(hold, CENT // 10)
+        want.cost(CENT // 10)
+
+    async with lending(100 * CENT) as lender:
+        (edge,) = lender.edges
+        await asyncio.gather(*(briefly() for _ in range(100)))
+        assert max(running) > 50, "by the longest answer that they could have had, there is credit for three"
+        assert lender.bank.balance_pico == 90 * CENT
 
 
 async def test_nobody_waits_for_what_even_the_end_of_all_running_requests_would_not_leave() -> None:
