@@ -19,6 +19,7 @@ from tests.servers.server import Unavailable
 
 PORTS = range(20_000, 32_000)  # below the ports of outgoing connections, any of which could sit on ours (Linux: 32768)
 STOP_TIMEOUT_S = 30.0  # RabbitMQ takes up to 8 s to end in order on two idle cores
+TOOL_TIMEOUT_S = 120.0  # rabbitmqctl starts an Erlang of its own: 2 s on idle cores, over 30 s were seen on busy ones
 GONE_TIMEOUT_S = 20.0  # after SIGKILL only the kernel has work left, and PostgreSQL's children notice at once
 LOG_END_CHARS = 3000
 
@@ -135,7 +136,7 @@ class Process:
         """Run another program in the server's environment and folder, and return when it succeeded."""
         subprocess.run(
             command, env=self._env, user=self._user, cwd=self._kept.folder, check=True, capture_output=True,
-            timeout=STOP_TIMEOUT_S,
+            timeout=TOOL_TIMEOUT_S,
         )  # fmt: skip
 
     def failure(self) -> str | None:
