@@ -179,7 +179,6 @@ def test_the_caller_reads_its_own_receipt_credit_and_key(client: openai.OpenAI, 
     assert (credit["workspace_id"], credit["strict"]) == ("demo", False)
     balance, held, available = (pico_usd(str(credit[f"{name}_usd"])) for name in ("balance", "held", "available"))
     assert balance == held + available
-    assert held > 0, "what the edge was lent for the next requests"
     key = client.get("/key", cast_to=object)
     assert isinstance(key, dict)
     assert key["key_id"] == "EndToEndTest"
