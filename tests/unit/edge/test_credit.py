@@ -16,13 +16,13 @@ from services.edge import purses
 from services.edge.billing import Billing
 from services.edge.credit import Credit
 from services.edge.leases import Hold, Wanted
-from services.edge.usual import Usual
+from services.edge.usual import SEEN, Usual
 from shared.changes import AccountChanged
 from shared.errors import BillingUnavailable, InsufficientCredit, SpendLimitExceeded
 from shared.ids import new_id
 from shared.leases import FLOOR_PICO, Answers, Ask, Asks
 from tests.unit.leases.model import KEY, WORKSPACE, Bank, World
-from tests.unit.workers.running import until
+from tests.unit.workers.running import DEADLINE_S, until
 
 CENT = 10**10
 
@@ -153,22 +153,27 @@ async def test_requests_wait_for_what_running_ones_hold_and_mostly_do_not_need(s
 
 
 async def test_once_answers_were_seen_to_be_short_many_run_at_once_for_little_credit() -> None:
-    usual, running = Usual(WORKSPACE, "m"), [0]
+    usual, running, many = Usual(WORKSPACE, "m"), list[Hold](), asyncio.Event()
 
-    async def briefly() -> None:
+    async def answered(*, alone: bool) -> None:
         want = replace(wanted(30 * CENT), usual=usual, output_pico=30 * CENT)
-        hold = await edge.admit(want)
-        running.append(running[-1] + 1)
-        await asyncio.sleep(0.05)
-        running.append(running[-1] - 1)
+        running.append(hold := await edge.admit(want))
+        if alone or len(running) > 50:
+            many.set()
+        async with asyncio.timeout(DEADLINE_S):
+            await many.wait()
         lender.bank.book(hold.purse.lease_id, CENT // 10)
         edge.settle(hold, CENT // 10)
         want.cost(CENT // 10)
 
     async with lending(100 * CENT) as lender:
         (edge,) = lender.edges
-        await asyncio.gather(*(briefly() for _ in range(100)))
-        assert max(running) > 50, "by the longest answer that they could have had, there is credit for three"
+        for _ in range(SEEN):
+            await answered(alone=True)
+        running.clear()
+        many.clear()
+        # By the longest answers that they could have had, there is credit for three.
+        await asyncio.gather(*(answered(alone=False) for _ in range(100 - SEEN)))
         assert lender.bank.balance_pico == 90 * CENT
 
 
@@ -220,7 +225,7 @@ async def test_while_billing_is_away_what_was_lent_is_used_up_and_then_nothing_m
         (edge,) = lender.edges
         await spend(lender, edge, wanted(FLOOR_PICO // 4), FLOOR_PICO // 4)
         lender.away = True
-        for _ in range(3):
+        for _ in range(SEEN):
             await spend(lender, edge, wanted(FLOOR_PICO // 4), FLOOR_PICO // 4)
         assert await refused(edge, wanted(1)) is BillingUnavailable
         lender.away = False
