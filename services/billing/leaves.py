@@ -6,9 +6,10 @@ leaf's place in the tree says. Integers are strings, because many a reader's num
 """
 
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from operator import itemgetter
 from types import NoneType
 from typing import Any, Final, Literal, get_args
 
@@ -19,6 +20,8 @@ from shared.events import utc_text
 
 Kind = Literal["usage/1", "entry/1"]
 Type = Literal["text", "integer", "moment", "boolean"]
+Text = str | bool | None
+"""A value as a leaf has it: a database takes it in as it is, too."""
 
 _USAGE_TEXT = (
     "request_id", "workspace_id", "key_id", "lease_id", "provider", "model", "upstream_model", "supplier", "endpoint",
@@ -46,6 +49,17 @@ COLUMNS: Final[Mapping[Kind, Mapping[str, Type]]] = {
 }
 """The columns of each kind, sorted; any of them may be null."""
 
+_VALUES: Final = {kind: itemgetter(*columns) for kind, columns in COLUMNS.items()}
+
+
+def _members(kind: Kind) -> tuple[tuple[str, ...], int]:
+    """The names in a leaf, sorted, and the place of `k` among them."""
+    names = tuple(sorted(("k", *COLUMNS[kind])))
+    return names, names.index("k")
+
+
+_MEMBERS: Final = {kind: _members(kind) for kind in COLUMNS}
+
 
 def _moment(value: datetime) -> str:
     if value.tzinfo is None:
@@ -68,12 +82,23 @@ class LeafError(ValueError):
 
 def leaf(kind: Kind, row: Row) -> bytes:
     """The leaf of a row as `tables` reads it. Raises LeafError where a value has no canonical form."""
-    members: dict[str, Any] = {name: row[name] for name in COLUMNS[kind]}
-    for name, written in _written(kind, tuple(map(type, members.values()))):
-        members[name] = written(members[name])
-    members["k"] = kind
+    return leaf_of(kind, texts(kind, row))
+
+
+def texts(kind: Kind, row: Row) -> list[Text]:
+    """The values of a row as its leaf has them, in the order of COLUMNS. Raises LeafError."""
+    made: list[Any] = list(_VALUES[kind](row))
+    for at, written in _written(kind, tuple(map(type, made))):
+        made[at] = written(made[at])
+    return made
+
+
+def leaf_of(kind: Kind, texts: Sequence[Text]) -> bytes:
+    """The leaf of these values. Raises LeafError where one has no canonical form."""
+    names, at = _MEMBERS[kind]
+    members = dict(zip(names, (*texts[:at], kind, *texts[at:]), strict=True))
     try:
-        made = orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
+        made = orjson.dumps(members)
     except TypeError as error:
         raise LeafError(f"not writable as JSON: {error}") from None
     if not made.isascii():
@@ -84,15 +109,15 @@ def leaf(kind: Kind, row: Row) -> bytes:
 
 
 @lru_cache(maxsize=1024)  # as good as all: a column has its type or none, and few may be null
-def _written(kind: Kind, types: tuple[type, ...]) -> list[tuple[str, Callable[[Any], str]]]:
+def _written(kind: Kind, types: tuple[type, ...]) -> list[tuple[int, Callable[[Any], str]]]:
     """How to write the values of these types, those apart that stay as they are: found once, not for each row."""
     forms = []
-    for (name, type_), given in zip(COLUMNS[kind].items(), types, strict=True):
+    for at, ((name, type_), given) in enumerate(zip(COLUMNS[kind].items(), types, strict=True)):
         python_type, written = _FORMS[type_]
         if given not in {python_type, NoneType}:  # a bool is no integer here
             raise LeafError(f"{name} is of type {given.__name__}, which is no {type_}")
         if written and given is python_type:
-            forms.append((name, written))
+            forms.append((at, written))
     return forms
 
 

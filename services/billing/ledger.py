@@ -18,11 +18,11 @@ import structlog
 from sqlalchemy import Connection, Engine, Select, Table, func, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
-from services.billing import spend, tree
+from services.billing import spend
+from services.billing.append import append
 from services.billing.batch import Batch, Head, Terms, json_of_columns
-from services.billing.database import Row, insert_rows, reading, refuses, row, rows, writing
+from services.billing.database import Row, reading, refuses, row, rows, writing
 from services.billing.errors import Conflict
-from services.billing.leaves import Kind
 from services.billing.migrations import SchemaError
 from services.billing.records import accept
 from services.billing.stages import stage
@@ -116,9 +116,9 @@ class Ledger:
                 new = self._terms().entry(credit.workspace_id, head, amount_pico, **origin)
             except OverflowError as error:
                 raise InvalidRequest(str(error), param="amount_usd") from None
-            ((_, entry),) = _append(connection, [("entry/1", new)])
+            number = append(connection, new["shard"], [("entry/1", new)])
         log.info("credit_posted", workspace_id=credit.workspace_id, amount_pico=amount_pico, actor=credit.actor)
-        return entry
+        return new | {"leaf_index": number}
 
     def _commit(self, items: Sequence[Row | Refused]) -> Counter[str]:
         usage = [item for item in items if not isinstance(item, Refused)]
@@ -211,20 +211,9 @@ def _left_pico(connection: Connection, entry_id: str | None, before_seq: int | N
     return sum(map(int, parts))
 
 
-def _append(connection: Connection, booked: Sequence[tuple[Kind, Row]]) -> list[tuple[Kind, Row]]:
-    """Give each row its leaf, and insert them; the rows as inserted."""
-    placed = list[tuple[Kind, Row]]()
-    with stage("tree"):
-        for shard in {pair[1]["shard"] for pair in booked}:
-            placed += tree.grow(connection, shard, [pair for pair in booked if pair[1]["shard"] == shard])
-    for table, ours in ((usage_record, "usage/1"), (ledger_entry, "entry/1")):
-        with stage("usage_record" if ours == "usage/1" else "ledger_entry"):
-            insert_rows(connection, table, [columns for kind, columns in placed if kind == ours])
-    return placed
-
-
 def _insert(connection: Connection, batch: Batch) -> None:
-    _append(connection, batch.booked)
+    for shard in {booked["shard"] for _, booked in batch.booked}:
+        append(connection, shard, [pair for pair in batch.booked if pair[1]["shard"] == shard])
     with stage("spend"):
         spend.add(connection, batch.records)
     _insert_new(connection, conflict, batch.conflicts)

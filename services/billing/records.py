@@ -2,7 +2,7 @@
 
 import json
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any
@@ -23,16 +23,18 @@ FIRST_YEAR = 2000  # no request started before; nor do years of fewer than four 
 
 TOKENS = ("input", "cache_read", "cache_write", "cache_write_1h", "output", "reasoning")
 RATES = TOKENS[:-1]  # reasoning is a part of output, and priced there
-PLAIN = (
+TEXTS = (
     "request_id", "workspace_id", "key_id", "lease_id", "provider", "model", "upstream_model", "supplier",
-    "endpoint", "stream", "outcome", "finish_reason", "native_finish_reason", "usage_source", "pricing_version",
-    "service_tier", "first_byte_ms", "duration_ms", "upstream_request_id", "user_digest",
+    "endpoint", "outcome", "finish_reason", "native_finish_reason", "usage_source", "pricing_version",
+    "service_tier", "upstream_request_id", "user_digest",
 )  # fmt: skip
-"""The fields of the event that are columns as they stand."""
+TIMES = ("first_byte_ms", "duration_ms")
+"""The fields of the event that are columns as they stand, with `stream`."""
 
-COLUMNS = (*PLAIN, *(f"{name}_tokens" for name in TOKENS), *(f"{name}_rate_pico" for name in RATES))
-_values = attrgetter(  # one call for all of an event's
-    *PLAIN, *(f"tokens.{name}" for name in TOKENS), *(f"rates_pico_usd_per_token.{name}" for name in RATES)
+COUNTS = (*TIMES, *(f"{name}_tokens" for name in TOKENS), *(f"{name}_rate_pico" for name in RATES))
+_texts = attrgetter(*TEXTS)  # one call for all of an event's
+_counts = attrgetter(
+    *TIMES, *(f"tokens.{name}" for name in TOKENS), *(f"rates_pico_usd_per_token.{name}" for name in RATES)
 )
 
 
@@ -42,10 +44,13 @@ class BadEvent(ValueError):
 
 def checked(messages: Iterable[Message]) -> list[Row | Refused]:
     """What `accept` makes of the events in messages, in the order in which they came."""
-    with stage("decode"):
-        events = [event for message in messages for event in decode(message.body)]
-    with stage("check"):
-        return [accept(event) for event in events]
+    rows = list[Row | Refused]()
+    for message in messages:
+        with stage("decode"):
+            events = decode(message.body)
+        with stage("check"):
+            rows += map(accept, events)
+    return rows
 
 
 def accept(event: UsageRecorded | Refused) -> Row | Refused:
@@ -61,16 +66,13 @@ def accept(event: UsageRecorded | Refused) -> Row | Refused:
 def _row(event: UsageRecorded) -> Row:
     if request_id_of(event.request_id) != event.request_id:
         raise BadEvent("request_id is not a UUID in lower case")
-    row = dict(zip(COLUMNS, _values(event), strict=True))
+    row: dict[str, Any] = dict(zip(TEXTS, _fit(_texts(event)), strict=True))
+    row |= zip(COUNTS, _bounded(_counts(event)), strict=True)
+    row["stream"] = event.stream
     row["cost_pico"] = _cost_pico(event)
     row["started_at"] = _moment(event.started_at)
-    for name, value in row.items():
-        if type(value) is str:
-            row[name] = _text(name, value)
-        elif type(value) is int and value > MAX_AMOUNT_PICO:
-            raise BadEvent(f"{name} is larger than {MAX_AMOUNT_PICO}")
     row["upstream_usage"] = None if event.upstream_usage is None else _canonical(event.upstream_usage)
-    row["attempts"] = _canonical([attempt.model_dump() for attempt in event.attempts])
+    row["attempts"] = _canonical([vars(attempt) for attempt in event.attempts])
     return row
 
 
@@ -100,9 +102,12 @@ def json_of(row: Row) -> dict[str, Any]:
 def _cost_pico(event: UsageRecorded) -> int:
     if len(event.cost_pico_usd) > len(str(MAX_AMOUNT_PICO)):  # before int(), whose own limit is an error of its own
         raise BadEvent(f"cost_pico_usd is larger than {MAX_AMOUNT_PICO}")
-    if event.cost != event.owed:
-        raise BadEvent(f"cost_pico_usd is {event.cost}, but outcome, tokens and rates make {event.owed}")
-    return event.cost
+    cost, owed = event.cost, event.owed
+    if cost != owed:
+        raise BadEvent(f"cost_pico_usd is {cost}, but outcome, tokens and rates make {owed}")
+    if cost > MAX_AMOUNT_PICO:
+        raise BadEvent(f"cost_pico is larger than {MAX_AMOUNT_PICO}")
+    return cost
 
 
 def _moment(text: str) -> datetime:
@@ -118,12 +123,24 @@ def _moment(text: str) -> datetime:
         raise BadEvent(f"started_at: {error}") from None
 
 
-def _text(name: str, value: str) -> str:
-    """The form in which it has a leaf. Raises BadEvent where no column takes it."""
-    value = value if value.isascii() else unicodedata.normalize("NFC", value)
-    if len(value) > MAX_TEXT_CHARS or "\0" in value:
-        raise BadEvent(f"{name} is longer than {MAX_TEXT_CHARS} characters, or contains a NUL")
-    return value
+def _fit(texts: tuple[str | None, ...]) -> Sequence[str | None]:
+    """The TEXTS in the form in which they have a leaf. Raises BadEvent where no column takes one."""
+    whole = "".join(filter(None, texts))  # nearly all are plain, which one look at all of them shows
+    if whole.isascii() and "\0" not in whole and max(map(len, filter(None, texts))) <= MAX_TEXT_CHARS:
+        return texts
+    normal = [value and unicodedata.normalize("NFC", value) for value in texts]
+    for name, value in zip(TEXTS, normal, strict=True):
+        if value and (len(value) > MAX_TEXT_CHARS or "\0" in value):
+            raise BadEvent(f"{name} is longer than {MAX_TEXT_CHARS} characters, or contains a NUL")
+    return normal
+
+
+def _bounded(counts: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """The COUNTS. Raises BadEvent where no column takes one."""
+    if max(filter(None, counts), default=0) > MAX_AMOUNT_PICO:
+        (name, *_) = (name for name, count in zip(COUNTS, counts, strict=True) if count and count > MAX_AMOUNT_PICO)
+        raise BadEvent(f"{name} is larger than {MAX_AMOUNT_PICO}")
+    return counts
 
 
 def _canonical(value: Any) -> str:

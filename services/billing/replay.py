@@ -8,11 +8,12 @@ from sqlalchemy import Connection, Engine, insert, select
 from sqlalchemy.exc import DBAPIError
 
 from services.billing import migrations, spend, tree
-from services.billing.database import Row, insert_rows, reading, refuses, writing
+from services.billing.append import append
+from services.billing.database import Row, reading, refuses, writing
 from services.billing.export import TREE
 from services.billing.leaves import LeafError, read
 from services.billing.merkle import Frontier
-from services.billing.scan import TABLES, Placed, sizes
+from services.billing.scan import Placed, sizes
 from services.billing.tables import workspace
 
 BATCH = 1000  # leaves in one transaction: past this, larger ones no longer pay
@@ -97,9 +98,7 @@ def _append(connection: Connection, batch: list[Placed]) -> None:
         connection.execute(insert(workspace), made)
     spend.add(connection, [row for _, kind, row in batch if kind == "usage/1"])
     for shard in {row["shard"] for _, _, row in batch}:
-        booked = tree.grow(connection, shard, [(kind, row) for _, kind, row in batch if row["shard"] == shard])
-        for ours, table in TABLES.items():
-            insert_rows(connection, table, [row for kind, row in booked if kind == ours])
+        append(connection, shard, [(kind, row) for _, kind, row in batch if row["shard"] == shard])
 
 
 def _compare(heads: dict[int, tuple[int, str]], made: dict[int, Frontier]) -> None:

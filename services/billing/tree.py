@@ -4,14 +4,14 @@ Such a row holds the size, the root and the frontier after the batch, and the no
 order of `Frontier.extend`: so growing reads one row, and any node is a slice of one row, found by arithmetic.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable
+from datetime import datetime
 from typing import TypeVar
 
 from sqlalchemy import Connection, insert, select
 
-from services.billing.database import Row, row
-from services.billing.leaves import Kind, leaf
-from services.billing.merkle import EMPTY_ROOT, Frontier, Reader, leaf_hash, nodes_before, place
+from services.billing.database import row
+from services.billing.merkle import EMPTY_ROOT, Frontier, Reader, nodes_before, place
 from services.billing.tables import checkpoint
 
 T = TypeVar("T")
@@ -35,24 +35,36 @@ def frontier(connection: Connection, shard: int) -> Frontier:
     return Frontier.from_bytes(found["tree_size"], found["frontier"]) if found else Frontier()
 
 
-def grow(connection: Connection, shard: int, booked: Sequence[tuple[Kind, Row]]) -> list[tuple[Kind, Row]]:
-    """Add a leaf for each row, in this order, and return the rows with their `leaf_index`.
+class Growth:
+    """A shard's tree as it grows by a batch. The caller holds the shard's lock, and inserts the rows."""
 
-    The caller holds the shard's lock, and inserts the rows in the same transaction. Raises LeafError.
-    """
-    before = frontier(connection, shard)
-    after, nodes = before.extend(leaf_hash(leaf(kind, row)) for kind, row in booked)
-    grown = {
-        "shard": shard,
-        "tree_size": after.size,
-        "root": after.root(),
-        "frontier": after.to_bytes(),
-        "first_node": nodes_before(before.size),
-        "nodes": b"".join(nodes),
-        "recorded_at": booked[-1][1]["recorded_at"],
-    }
-    connection.execute(insert(checkpoint), grown)
-    return [(kind, {**row, "leaf_index": index}) for index, (kind, row) in enumerate(booked, before.size)]
+    def __init__(self, connection: Connection, shard: int) -> None:
+        self._connection, self._shard = connection, shard
+        self._tree = frontier(connection, shard)
+        self._first_node, self._nodes = nodes_before(self._tree.size), list[bytes]()
+
+    @property
+    def size(self) -> int:
+        """How many leaves there are: the number of the next one."""
+        return self._tree.size
+
+    def add(self, leaf_hashes: Iterable[bytes]) -> None:
+        """Add leaves."""
+        self._tree, nodes = self._tree.extend(leaf_hashes)
+        self._nodes += nodes
+
+    def keep(self, recorded_at: datetime) -> None:
+        """Insert the batch's checkpoint."""
+        grown = {
+            "shard": self._shard,
+            "tree_size": self._tree.size,
+            "root": self._tree.root(),
+            "frontier": self._tree.to_bytes(),
+            "first_node": self._first_node,
+            "nodes": b"".join(self._nodes),
+            "recorded_at": recorded_at,
+        }
+        self._connection.execute(insert(checkpoint), grown)
 
 
 def proved(connection: Connection, shard: int, prove: Callable[[Reader], T]) -> T:
