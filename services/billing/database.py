@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, Select, create_engine, event, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
 from services.billing.stages import stage
+from services.billing.turns import computing
 
 log = structlog.get_logger()
 
@@ -200,7 +201,7 @@ def insert_rows(
     statement = f"COPY {table} ({columns}) FROM STDIN"
     driver: psycopg.Connection[Any] = connection.connection.driver_connection  # type: ignore[assignment]  # it is ours
     try:
-        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+        with driver.cursor() as cursor, cursor.copy(statement) as copy, computing():
             for each in rows:
                 copy.write_row(each)
     except psycopg.Error as error:  # what SQLAlchemy does for every statement of its own

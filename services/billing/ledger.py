@@ -27,6 +27,7 @@ from services.billing.migrations import SchemaError
 from services.billing.records import accept
 from services.billing.stages import stage
 from services.billing.tables import MAX_BALANCE_PICO, conflict, ledger_entry, quarantine, usage_record, workspace
+from services.billing.turns import computing
 from shared.errors import InvalidRequest, NotFound
 from shared.events import Refused, UsageRecorded, shard_of
 from shared.failpoints import passing
@@ -128,7 +129,7 @@ class Ledger:
                 query = known_records({record["request_id"] for record in usage}, self._engine.dialect.name)
                 known = {record["request_id"]: record for record in rows(connection, query)}
                 found = heads(connection, workspaces)
-            with stage("decide"):
+            with stage("decide"), computing():
                 batch = Batch(self._terms(), found, known)
                 for item in items:
                     batch.add(item)

@@ -12,6 +12,7 @@ import orjson
 from services.billing.database import Row
 from services.billing.stages import stage
 from services.billing.tables import MAX_AMOUNT_PICO
+from services.billing.turns import give_way
 from shared.bus import Message
 from shared.events import Refused, UsageRecorded, decode, utc_text
 from shared.ids import CHAT_PREFIX, request_id_of
@@ -46,6 +47,7 @@ def checked(messages: Iterable[Message]) -> list[Row | Refused]:
     """What `accept` makes of the events in messages, in the order in which they came."""
     rows = list[Row | Refused]()
     for message in messages:
+        give_way()
         with stage("decode"):
             events = decode(message.body)
         with stage("check"):
