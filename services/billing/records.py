@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -33,6 +33,8 @@ TIMES = ("first_byte_ms", "duration_ms")
 """The fields of the event that are columns as they stand, with `stream`."""
 
 COUNTS = (*TIMES, *(f"{name}_tokens" for name in TOKENS), *(f"{name}_rate_pico" for name in RATES))
+_OTHERS = ("stream", "cost_pico", "started_at", "upstream_usage", "attempts")
+_BLANK: Final = dict.fromkeys((*TEXTS, *COUNTS, *_OTHERS))  # a copy takes half of what a new dict takes to grow
 _texts = attrgetter(*TEXTS)  # one call for all of an event's
 _counts = attrgetter(
     *TIMES, *(f"tokens.{name}" for name in TOKENS), *(f"rates_pico_usd_per_token.{name}" for name in RATES)
@@ -68,7 +70,8 @@ def accept(event: UsageRecorded | Refused) -> Row | Refused:
 def _row(event: UsageRecorded) -> Row:
     if request_id_of(event.request_id) != event.request_id:
         raise BadEvent("request_id is not a UUID in lower case")
-    row: dict[str, Any] = dict(zip(TEXTS, _fit(_texts(event)), strict=True))
+    row: dict[str, Any] = _BLANK.copy()
+    row |= zip(TEXTS, _fit(_texts(event)), strict=True)
     row |= zip(COUNTS, _bounded(_counts(event)), strict=True)
     row["stream"] = event.stream
     row["cost_pico"] = _cost_pico(event)
