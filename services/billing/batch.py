@@ -33,6 +33,9 @@ class Head(NamedTuple):
         return Head(self.seq + 1, self.balance_pico + amount_pico)
 
 
+_NO_ORIGIN = {"request_id": None, "reference": None, "reverses": None, "reason": None}
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
     """What holds for every row of one transaction."""
@@ -49,15 +52,14 @@ class Terms:
         """The row of `ledger_entry` that leads to `head`. Raises OverflowError where no column can hold it."""
         if abs(amount_pico) > MAX_AMOUNT_PICO or abs(head.balance_pico) > self.max_balance_pico:
             raise OverflowError(f"a balance of {head.balance_pico} pico-dollars is more than this database can hold")
-        blank = {"request_id": None, "reference": None, "reverses": None, "reason": None}
         return {
+            **_NO_ORIGIN,
             "entry_id": new_id(),
             "workspace_id": workspace_id,
             "seq": head.seq,
             "amount_pico": amount_pico,
             "balance_after_pico": head.balance_pico,
             **self.place(workspace_id),
-            **blank,
             **columns,
         }
 

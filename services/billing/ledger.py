@@ -161,12 +161,12 @@ def heads(connection: Connection, workspace_ids: Collection[str]) -> dict[str, H
 
 
 def known_records(request_ids: Collection[str], dialect: str) -> Select[Any]:
-    """The query for those of these requests that are on record. The ids are one value: the text of a list of
-    thousands took longer to make and to parse than the look-ups.
+    """The query for those of these requests that are on record. The ids are one text: a list of thousands took longer
+    to make and to parse than the look-ups.
     """
     if dialect == "sqlite":
         return select(usage_record).where(_AMONG_SQLITE).params(ids=orjson.dumps(list(request_ids)).decode())
-    return select(usage_record).where(_AMONG_POSTGRESQL).params(ids=list(request_ids))
+    return select(usage_record).where(_AMONG_POSTGRESQL).params(ids=f"{{{','.join(request_ids)}}}")
 
 
 def _entry_of(connection: Connection, credit: Credit) -> Row | None:
