@@ -35,9 +35,9 @@ def build_app(settings: BillingSettings, bus: AccountBus, announce: Announce | N
     Raises NoteError where the signing key cannot be read.
     """
     engine, threads = connect(settings.database_url.get_secret_value()), Threads()
-    ledger, accounts = Ledger(engine, settings.ledger_shards), Accounts(engine)
-    claims = Claims(engine, threads)
     signer = make_signer(engine, settings)
+    ledger = Ledger(engine, settings.ledger_shards, signer.grown) if signer else Ledger(engine, settings.ledger_shards)
+    accounts, claims = Accounts(engine), Claims(engine, threads)
     announcer = Announcer(bus)
     lender = Lender(engine, threads, announcer)
 
@@ -45,7 +45,7 @@ def build_app(settings: BillingSettings, bus: AccountBus, announce: Announce | N
         try:
             await _start(engine, threads, settings, accounts, ledger)
             shards = range(settings.ledger_shards)
-            post = handler(ledger, threads, signer.booked) if signer else handler(ledger, threads)
+            post = handler(ledger, threads)
             tasks = [asyncio.create_task(consume(bus, shard, post)) for shard in shards]
             tasks.append(asyncio.create_task(keep_ahead(engine, threads)))
             tasks.append(asyncio.create_task(claims.keep_purging()))

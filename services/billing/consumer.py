@@ -5,17 +5,15 @@ with the bus, which brings them again, so nothing here retries.
 """
 
 import asyncio
-from collections import Counter as Counts
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import structlog
 from prometheus_client import Counter, Histogram
 
-from services.billing.database import Row, Threads
+from services.billing.database import Threads
 from services.billing.ledger import Ledger
 from services.billing.records import checked
 from shared.bus import Bus, Handler, Message
-from shared.events import Refused
 from shared.failpoints import passing
 
 log = structlog.get_logger()
@@ -27,23 +25,15 @@ EVENTS = Counter("opentoken_ledger_events_total", "Usage events taken, by what b
 BATCH = Histogram("opentoken_ledger_batch_seconds", "Time to commit one batch of messages.")
 
 
-def handler(ledger: Ledger, threads: Threads, booked: Callable[[int], None] = lambda _: None) -> Handler:
-    """The handler for `Bus.consume`: returns after the commit, raises where nothing is committed.
-
-    `booked` is told of each commit how many records it holds, on the thread that writes, before the next one begins.
-    """
+def handler(ledger: Ledger, threads: Threads) -> Handler:
+    """The handler for `Bus.consume`: returns after the commit, raises where nothing is committed."""
     for result in RESULTS:  # a counter that is not there before its first event has no increase to alert on
         EVENTS.labels(result)
-
-    def book(items: Sequence[Row | Refused]) -> Counts[str]:
-        results = ledger.book(items)
-        booked(results["recorded"])
-        return results
 
     async def post(messages: Sequence[Message]) -> None:
         passing("billing.received")
         with BATCH.time():
-            results = await threads.write(book, await threads.prompt(checked, messages))
+            results = await threads.write(ledger.book, await threads.prompt(checked, messages))
         for result, count in results.items():
             EVENTS.labels(result).inc(count)
         passing("billing.after_commit")

@@ -8,7 +8,7 @@ another writer, could make stale.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -35,6 +35,9 @@ from shared.money import usd
 
 log = structlog.get_logger()
 
+Grown = Callable[[Connection, int, int], None]
+"""(connection, shard, leaves added)"""
+
 _AMONG_POSTGRESQL = text("request_id = ANY(CAST(:ids AS uuid[]))")
 _AMONG_SQLITE = text("request_id IN (SELECT value FROM json_each(:ids))")
 
@@ -58,8 +61,9 @@ class Credit:
 class Ledger:
     """Writes the books of all shards; each method is one transaction or more, and blocks until it is committed."""
 
-    def __init__(self, engine: Engine, shards: int = 1) -> None:
-        self._engine, self._shards = engine, shards
+    def __init__(self, engine: Engine, shards: int = 1, grown: Grown = lambda *_: None) -> None:
+        """`grown` is told of each batch, for each shard and within the transaction, how many leaves it added."""
+        self._engine, self._shards, self._grown = engine, shards, grown
         self._max_balance_pico = MAX_BALANCE_PICO[engine.dialect.name]
 
     def check_shards(self) -> None:
@@ -133,13 +137,23 @@ class Ledger:
                 batch = Batch(self._terms(), found, known)
                 for item in items:
                     batch.add(item)
-            _insert(connection, batch)
+            self._insert(connection, batch)
             passing("billing.before_commit")
         for kept in batch.conflicts:
             log.error("usage_conflicts", request_id=kept["request_id"], digest=kept["digest"])
         for kept in batch.quarantine:
             log.error("usage_quarantined", reason=kept["reason"], digest=kept["digest"])
         return batch.results
+
+    def _insert(self, connection: Connection, batch: Batch) -> None:
+        for shard in {booked["shard"] for _, booked in batch.booked}:
+            ours = [pair for pair in batch.booked if pair[1]["shard"] == shard]
+            append(connection, shard, ours)
+            self._grown(connection, shard, len(ours))
+        with stage("spend"):
+            spend.add(connection, batch.records)
+        _insert_new(connection, conflict, batch.conflicts)
+        _insert_new(connection, quarantine, batch.quarantine)
 
     def _terms(self) -> Terms:
         return Terms(datetime.now(UTC), self._shards, self._max_balance_pico)
@@ -210,15 +224,6 @@ def _left_pico(connection: Connection, entry_id: str | None, before_seq: int | N
     reversals = reversals if before_seq is None else reversals.where(columns.seq < before_seq)
     parts = (connection.scalar(query) or 0 for query in (amount.where(columns.entry_id == entry_id), reversals))
     return sum(map(int, parts))
-
-
-def _insert(connection: Connection, batch: Batch) -> None:
-    for shard in {booked["shard"] for _, booked in batch.booked}:
-        append(connection, shard, [pair for pair in batch.booked if pair[1]["shard"] == shard])
-    with stage("spend"):
-        spend.add(connection, batch.records)
-    _insert_new(connection, conflict, batch.conflicts)
-    _insert_new(connection, quarantine, batch.quarantine)
 
 
 def _insert_new(connection: Connection, table: Table, found: Iterable[Row]) -> None:

@@ -1,6 +1,6 @@
 """Signs where the trees stand, at most 10 s or 10,000 leaves apart, and exports it out of our own reach.
 
-What is much is signed by whoever wrote it, before the next batch: no look in between could be sure to come in time.
+What is much is signed in the transaction that wrote it: no look in between could be sure to come in time.
 A note is first kept in the database, then written to the directory, one file a note and `latest`, on a thread of its
 own: a file system that hangs must hold up neither the books nor the signatures. What the directory misses, after a
 crash or while it was away, is written the next time.
@@ -50,23 +50,36 @@ class Signer:
         self._engine, self._shards, self._key, self._directory = engine, range(shards), key, directory
         self._signed_at_s = dict.fromkeys(self._shards, float("-inf"))
         self._booked = 0  # leaves, at most, that were booked here and are not signed
+        self._signed_within = False  # a batch, since the last look
         self._unexported = directory is not None
         self._latest = set[Path]()  # what is there: where one is gone, so is the directory, or its volume
         for shard in self._shards if self._unexported else ():  # what is not there before its first has no increase
             EXPORTED.labels(shard)
 
-    def booked(self, records: int) -> None:
-        """Sign what is due after a batch of so many records, on the thread that wrote it; a failure is for the log."""
-        self._booked += 2 * records
-        if self._booked >= SIGN_LEAVES:
-            try:
-                self.sign_due()
-            except SQLAlchemyError:
-                FAILED.inc()
-                log.exception("checkpoint_not_kept", retry_s=LOOK_S)
+    def grown(self, connection: Connection, shard: int, leaves: int) -> None:
+        """Sign a shard to which so many leaves were added, in the transaction that added them, if that is due.
+
+        A failure is for the log: it must not hold up the books.
+        """
+        self._booked += leaves
+        if self._booked < SIGN_LEAVES:
+            return
+        try:
+            with connection.begin_nested():
+                if _unsigned(connection, shard) >= SIGN_LEAVES:
+                    self._insert(connection, shard)
+                    self._signed_within = True
+        except SQLAlchemyError:
+            FAILED.inc()
+            log.exception("checkpoint_not_kept", retry_s=LOOK_S)
 
     def sign_due(self) -> None:
-        """Sign each shard that has grown by enough, or for long enough. Raises SQLAlchemyError."""
+        """Sign each shard that has grown by enough, or for long enough. On the thread that writes, between batches.
+
+        Raises SQLAlchemyError.
+        """
+        if self._signed_within:  # what was signed within a batch is committed only now, if at all
+            self._signed_within, self._unexported = False, self._directory is not None
         with reading(self._engine) as connection:
             grown = {shard: _unsigned(connection, shard) for shard in self._shards}
         for shard, leaves in grown.items():

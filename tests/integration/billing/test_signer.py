@@ -140,7 +140,7 @@ def test_what_is_new_is_signed_at_once_then_after_a_while_or_when_it_is_much(
 
 
 async def test_however_large_the_batches_checkpoints_are_no_further_apart_than_promised(
-    ledger: Ledger, made: Signer, exported: Path, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, made: Signer, engine: Engine, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert signer.SIGN_LEAVES + signer.BATCH_LEAVES <= signer.APART_LEAVES
     monkeypatch.setattr(signer, "SIGN_LEAVES", 6)  # and no batch here is of more leaves than that
@@ -148,7 +148,7 @@ async def test_however_large_the_batches_checkpoints_are_no_further_apart_than_p
     ledger.record([usage()])
     made.sign_due()
     threads = Threads()
-    post = handler(ledger, threads, made.booked)
+    post = handler(Ledger(engine, grown=made.grown), threads)
     events = [[Encoded.of(usage(), "test").body for _ in range(count)] for count in (1, 1, 3, 2, 3, 1, 1, 1, 2, 3, 2)]
     await asyncio.gather(*(post([Message(batch(bodies))]) for bodies in events))
     threads.close()
@@ -159,17 +159,40 @@ async def test_however_large_the_batches_checkpoints_are_no_further_apart_than_p
     assert max(after - before for before, after in pairwise([*sizes, 42])) <= 12
 
 
-def test_a_checkpoint_that_cannot_be_signed_after_a_batch_is_told_and_the_batch_stands(
+def test_a_checkpoint_that_cannot_be_signed_within_a_batch_is_told_and_the_batch_stands(
     ledger: Ledger, made: Signer, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(signer, "SIGN_LEAVES", 1)
-    ledger.record([usage()])
+    signing = Ledger(engine, grown=made.grown)
+
+    def newest() -> Any:
+        with engine.connect() as connection:
+            return connection.scalar(text("SELECT max(tree_size) FROM signed_checkpoint"))
+
     with monkeypatch.context() as away:
-        away.setattr(signer, "writing", Mock(side_effect=OperationalError("", {}, Exception())))
-        made.booked(1)
-    made.booked(0)
-    with engine.connect() as connection:
-        assert connection.scalar(text("SELECT max(tree_size) FROM signed_checkpoint")) == 2
+        away.setattr(signer, "insert", lambda _: text("INSERT INTO nowhere VALUES (1)"))
+        assert signing.record([usage()]) == {"recorded": 1}
+    assert newest() is None
+    signing.record([usage()])
+    assert newest() == 4
+
+
+def test_what_was_signed_within_a_batch_that_was_not_committed_is_signed_and_exported_when_it_comes_again(
+    ledger: Ledger, made: Signer, engine: Engine, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signer, "SIGN_LEAVES", 1)
+    monkeypatch.setattr(signer, "SIGN_AFTER_S", 3600)
+    signing, event = Ledger(engine, grown=made.grown), usage()
+    with monkeypatch.context() as away:
+        away.setattr("services.billing.ledger.spend.add", Mock(side_effect=OperationalError("", {}, Exception())))
+        with pytest.raises(OperationalError):
+            signing.record([event])
+    made.export_new()
+    signing.record([event])
+    made.export_new()  # too early: within the batch nobody could know that it would be committed
+    made.sign_due()
+    made.export_new()
+    assert names(exported) == ["2", LATEST]
 
 
 def test_a_directory_that_was_lost_is_written_again_though_nothing_new_is_signed(
