@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import psycopg
 import structlog
+from psycopg.types.string import TextLoader
 from sqlalchemy import Connection, Engine, Select, create_engine, event, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, OperationalError
 
@@ -76,7 +77,7 @@ _IMMEDIATE = "opentoken_immediate"
 def connect(url: str) -> Engine:
     """An engine for `postgresql+psycopg://…` or `sqlite:///file`; nothing is opened yet."""
     if not url.startswith("sqlite"):
-        return create_engine(
+        engine = create_engine(
             url,
             isolation_level="READ COMMITTED",  # a writer must see what was committed while it waited for its lock
             pool_pre_ping=True,
@@ -84,10 +85,17 @@ def connect(url: str) -> Engine:
             # Plans kept from when the tables were empty would scan them for ever (measured: 30 times slower).
             connect_args={"connect_timeout": CONNECT_TIMEOUT_S, "prepare_threshold": None, **_GONE},
         )
+        event.listen(engine, "connect", _read_ids_as_text)
+        return engine
     engine = create_engine(url, pool_size=READERS + PROMPT + 2, connect_args={"timeout": BUSY_TIMEOUT_S})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", begin_sqlite)
     return engine
+
+
+def _read_ids_as_text(connection: psycopg.Connection[Any], _: object) -> None:
+    """As they come, and as they are in rows: an object made of each, and text of that again, shows in an audit."""
+    connection.adapters.register_loader("uuid", TextLoader)
 
 
 @contextlib.contextmanager

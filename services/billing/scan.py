@@ -57,5 +57,5 @@ def rows_of(
     index = table.c.leaf_index
     query = select(index, *(table.c[name] for name in names)).order_by(index)
     query = query.where(table.c.shard == shard, index >= begin, index < end, *conditions)
-    for number, *values in connection.execute(query):
+    for number, *values in connection.execute(query).all():  # a page: fetched one by one, they took 13 % of an audit
         yield Placed(number, kind, dict(zip(names, values, strict=True)))
